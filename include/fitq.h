@@ -1,0 +1,368 @@
+/* fitq.h - the public interface of libfitq.
+ *
+ * fitq makes a large language model fit a number of GPUs: it inspects a checkpoint, plans axis lengths that an
+ * engine accepts, pads the weights so that the function stays the same, undoes that, and proves it.
+ *
+ *     fq_err err;
+ *     fq_pad_options o = { .source = "Qwen2-72B", .target = "Qwen2-72B-tp8", .tp = (int[]){8}, .n_tp = 1 };
+ *     if (fq_pad(&o, NULL, NULL, &err) != FQ_OK) fprintf(stderr, "%s\n", err.text);
+ *
+ * Conventions, the same everywhere:
+ *   - a function that can fail returns fq_status and takes fq_err * last (NULL is allowed); on failure its outputs
+ *     are untouched;
+ *   - open/close pairs hold descriptors, create/free pairs only memory; both destructors accept NULL;
+ *   - `const T *` results are borrowed and live as long as the object they came from;
+ *   - dims are int64_t, byte counts and file positions uint64_t, indices into our own arrays size_t;
+ *   - a padded length is always called *_pad; a plain name is the length in the source checkpoint;
+ *   - the library keeps no globals and prints nothing. Distinct objects may be used from distinct threads; one
+ *     object may be read from many threads, and no function writes to an object after it was created. The callbacks
+ *     of an fq_run are called from the thread that called the library, never from a worker.
+ */
+#ifndef FITQ_H
+#define FITQ_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FQ_VERSION_MAJOR 0
+#define FQ_VERSION_MINOR 1
+#define FQ_VERSION_PATCH 0
+#define FQ_VERSION "0.1.0"
+
+/* FQ_VERSION of the library that is linked, which may differ from the header's. */
+const char *fq_version(void);
+
+/* ---- status and errors ---------------------------------------------------------------------------------------- */
+
+/* Pinned for ever: the command line exits with the negated value. */
+typedef enum fq_status {
+    FQ_OK = 0,
+    FQ_E_DIFFERS = -1,  /* verify: the two checkpoints are not the same model */
+    FQ_E_USAGE = -2,    /* the request makes no sense, whatever the input */
+    FQ_E_INPUT = -3,    /* bad or unsupported input file */
+    FQ_E_IO = -4,       /* the system refused: open, read, write, space, permissions */
+    FQ_E_NOMEM = -5,    /* out of memory, or over the memory budget */
+    FQ_E_NUMERIC = -6,  /* NaN, overflow, a factorization that fails */
+    FQ_E_PEER = -7,     /* another rank failed */
+    FQ_E_DEVICE = -8,   /* accelerator */
+    FQ_E_RESUME = -9,   /* saved state does not belong to this request, or is damaged */
+    FQ_E_CANCELLED = -10 /* fq_run.cancelled said so; the state was saved */
+} fq_status;
+
+/* `text` is the whole message: "FILE: tensor NAME: byte OFFSET: RULE: found X, expected Y", with the parts that do not
+ * apply left out and every name from a file escaped (no control bytes reach a terminal) and cut at 200 bytes. */
+typedef struct fq_err {
+    fq_status code;
+    int sys_errno;    /* 0 if no system call failed */
+    char rule[64];    /* stable kebab-case name of the rule that was broken, e.g. "header-length" */
+    char text[2048];
+} fq_err;
+
+/* ---- how a job runs (not what it does) ------------------------------------------------------------------------ */
+
+typedef enum fq_log_level { FQ_LOG_INFO, FQ_LOG_WARN } fq_log_level;
+
+/* FQ_IO_AUTO: large files bypass the page cache where the file system can (no eviction of other people's pages,
+ * constant memory), small ones do not. The bytes written are the same. */
+typedef enum fq_io { FQ_IO_AUTO, FQ_IO_DIRECT, FQ_IO_BUFFERED } fq_io;
+
+typedef struct fq_progress {
+    const char *phase;    /* "pad", "verify", ... */
+    const char *item;     /* tensor in hand, escaped */
+    uint64_t done_bytes, total_bytes;
+    size_t done_items, total_items;
+} fq_progress;
+
+/* All members may be zero. */
+typedef struct fq_run {
+    int n_thread;             /* 0 = one per processor, at most 8 */
+    uint64_t memory_bytes;    /* bound for I/O buffers; 0 = 128 MiB. Too small to work in is FQ_E_USAGE */
+    fq_io io;
+    void (*progress)(void *user, const fq_progress *p);
+    void (*log)(void *user, fq_log_level level, const char *line);  /* line: no newline, escaped */
+    bool (*cancelled)(void *user);  /* asked every few MiB; true = save state and stop with FQ_E_CANCELLED */
+    void *user;
+} fq_run;
+
+/* ---- data types ----------------------------------------------------------------------------------------------- */
+
+/* In the rank order of safetensors (a writer sorts by it, largest first). */
+typedef enum fq_dtype {
+    FQ_DTYPE_BOOL, FQ_DTYPE_F4, FQ_DTYPE_F6_E2M3, FQ_DTYPE_F6_E3M2, FQ_DTYPE_U8, FQ_DTYPE_I8, FQ_DTYPE_F8_E5M2,
+    FQ_DTYPE_F8_E4M3, FQ_DTYPE_F8_E8M0, FQ_DTYPE_F8_E4M3FNUZ, FQ_DTYPE_F8_E5M2FNUZ, FQ_DTYPE_I16, FQ_DTYPE_U16,
+    FQ_DTYPE_F16, FQ_DTYPE_BF16, FQ_DTYPE_I32, FQ_DTYPE_U32, FQ_DTYPE_F32, FQ_DTYPE_C64, FQ_DTYPE_F64, FQ_DTYPE_I64,
+    FQ_DTYPE_U64,
+    FQ_N_DTYPE
+} fq_dtype;
+
+const char *fq_dtype_name(fq_dtype d);  /* the safetensors spelling, "BF16"; "?" if out of range */
+unsigned fq_dtype_bits(fq_dtype d);     /* bits per element; 4 and 6 for the sub-byte types */
+
+#define FQ_MAX_RANK 8
+
+/* ---- a model, as its config.json describes it ------------------------------------------------------------------ */
+
+typedef enum fq_quant_method {
+    FQ_QUANT_NONE, FQ_QUANT_GPTQ, FQ_QUANT_AWQ, FQ_QUANT_COMPRESSED_TENSORS, FQ_QUANT_FP8, FQ_QUANT_OTHER
+} fq_quant_method;
+
+/* Plain data: filled by fq_model_read, or by hand (the planner needs nothing else). 0 = the model has no such thing. */
+typedef struct fq_model {
+    char model_type[64];
+    char architecture[96];    /* config.json "architectures"[0] */
+    char family[32];          /* row of the family table, "" when fitq does not know the family */
+    int64_t hidden_size, vocab_size, num_hidden_layers;
+    int64_t intermediate_size;               /* of the dense MLP; 0 if every layer is sparse */
+    int64_t moe_intermediate_size;           /* of one routed expert */
+    int64_t shared_expert_intermediate_size;
+    int64_t num_experts, num_experts_per_tok;
+    int64_t n_dense_layer, n_moe_layer;      /* add up to num_hidden_layers */
+    int64_t num_attention_heads, num_key_value_heads, head_dim;
+    bool head_dim_explicit;   /* config.json has the key (engines that ignore it compute hidden_size / heads) */
+    bool tie_word_embeddings;
+    bool q_bias, kv_bias, o_bias, mlp_bias;
+    bool qk_norm;
+    bool sliding_window;      /* any layer attends through a window */
+    char torch_dtype[16];     /* "bfloat16"; "" if absent */
+    fq_quant_method quant;
+    char quant_name[48];      /* config's quant_method, as written */
+    int quant_bits, quant_group_size;  /* group_size -1 = one group per row; FP8: the block width */
+    bool quant_sym, quant_desc_act;
+} fq_model;
+
+/* Reads PATH: a config.json, or a folder that has one. Every number is checked (a missing or absurd field is an error
+ * that names it, never a default). An unknown model_type succeeds with family "" when the usual fields are there. */
+fq_status fq_model_read(const char *path, fq_model *out, fq_err *e);
+
+/* Known families in table order: name, or NULL past the end. */
+const char *fq_family_name(size_t i);
+
+/* Lengths after fitting. 0 = unchanged. */
+typedef struct fq_fit {
+    int64_t intermediate_size_pad;
+    int64_t moe_intermediate_size_pad;
+    int64_t shared_expert_intermediate_size_pad;
+    int64_t num_attention_heads_pad;
+    int64_t num_key_value_heads_pad;
+    int64_t kv_replication;   /* every KV head stored this many times before KV heads are added; 0 and 1 = once */
+    int64_t vocab_size_pad;
+} fq_fit;
+
+/* ---- checkpoints ---------------------------------------------------------------------------------------------- */
+
+typedef struct fq_ckpt fq_ckpt;
+
+typedef enum fq_severity { FQ_NOTE, FQ_WARNING, FQ_ERROR } fq_severity;
+
+typedef struct fq_finding {
+    fq_severity severity;
+    const char *rule;    /* as in fq_err.rule */
+    const char *text;    /* as in fq_err.text */
+} fq_finding;
+
+typedef struct fq_tensor_info {
+    const char *name;     /* as stored, not escaped */
+    const char *shard;    /* file name inside the folder */
+    fq_dtype dtype;
+    int rank;
+    int64_t shape[FQ_MAX_RANK];
+    uint64_t bytes;
+    const char *role;     /* "q_proj", "norm", ...; "" if not in the family table, "passed through" if copied as is */
+} fq_tensor_info;
+
+typedef struct fq_ckpt_info {
+    const char *path;
+    bool has_model;        /* a config.json was there and could be read into `model` */
+    fq_model model;
+    const char *container; /* "safetensors" or "torch zip" */
+    size_t n_tensor, n_shard;
+    uint64_t n_param;      /* elements of floating-point and packed weights; packed int32 words count as 32/bits each */
+    uint64_t tensor_bytes, file_bytes;
+    uint64_t dtype_bytes[FQ_N_DTYPE];
+    const char *prefix;    /* what stands before "layers.0." in the names, e.g. "model." */
+    const char *wrapper;   /* the part of it that a trainer added, "" if none */
+    bool tied;             /* no stored output head */
+    bool fitted;           /* carries fitq.json */
+} fq_ckpt_info;
+
+/* Opens PATH: a folder, a .safetensors or .bin file, or an index.json. Reads headers only. Unsound content does not
+ * fail the call as long as anything can be said: it becomes findings, all of them. Fails if PATH cannot be opened. */
+fq_status fq_ckpt_open(const char *path, const fq_run *run, fq_ckpt **out, fq_err *e);
+void fq_ckpt_close(fq_ckpt *c);
+
+const fq_ckpt_info *fq_ckpt_get_info(const fq_ckpt *c);
+void fq_ckpt_get_tensor(const fq_ckpt *c, size_t i, fq_tensor_info *out);  /* i < n_tensor, in name order */
+size_t fq_ckpt_n_finding(const fq_ckpt *c);
+const fq_finding *fq_ckpt_get_finding(const fq_ckpt *c, size_t i);  /* errors first */
+/* FQ_E_INPUT with the first error finding (and how many more there are) if there is one. */
+fq_status fq_ckpt_check(const fq_ckpt *c, fq_err *e);
+
+/* ---- plans ---------------------------------------------------------------------------------------------------- */
+
+/* Engines and formats are tables in the library. Returns NULL past the end. */
+typedef struct fq_engine_info {
+    const char *id, *name, *version, *source;
+    bool is_default;
+} fq_engine_info;
+const fq_engine_info *fq_engine_get(size_t i);
+
+typedef struct fq_format_info {
+    const char *id, *name;
+    double bits_per_weight;   /* without scales */
+    int group_size;           /* the format's own group or block, 0 = none, -1 = the user's choice */
+    const char *source;
+} fq_format_info;
+const fq_format_info *fq_format_get(size_t i);
+
+typedef struct fq_plan_request {
+    const int *tp;                  /* GPU counts, 1..64 each */
+    size_t n_tp;
+    const char *const *engine;      /* ids; NULL = the default set */
+    size_t n_engine;
+    const char *const *format;      /* ids; NULL = the checkpoint's own, or bf16 and gptq-marlin */
+    size_t n_format;
+    int group_size;                 /* 0 = the checkpoint's own, or 128 */
+    int64_t context;                /* tokens for the KV cache; 0 = 8192 */
+    int kv_cache_bits;              /* per element, 0 = 16 */
+    uint64_t gpu_memory_bytes;      /* of one GPU; 0 = not asked */
+} fq_plan_request;
+
+typedef enum fq_verdict {
+    FQ_RUNS,          /* as it is */
+    FQ_NEEDS_FIT,     /* after the fit named in the entry */
+    FQ_IMPOSSIBLE     /* fitq knows no fit; `note` says why */
+} fq_verdict;
+
+typedef struct fq_violation {
+    const char *rule;       /* stable name, e.g. "group-split" */
+    const char *source;     /* engine file or issue that states the rule */
+    const char *engine_text;/* what the engine prints when it happens, or NULL */
+    bool silent;            /* the engine does not refuse: it computes something else */
+    char tensor[64];        /* e.g. "mlp.down_proj" */
+    char text[256];         /* "in_features 29568 / 8 GPUs = 3696 is not a multiple of group_size 128" */
+} fq_violation;
+
+/* A way to make it run, with its price. Percentages are against the unpadded model in the same format. */
+typedef struct fq_option {
+    char what[192];         /* "pad intermediate_size 29568 -> 29696", "regroup 128 -> 64", "expert parallel" */
+    fq_fit fit;             /* all zero when the weights stay as they are */
+    int group_size;         /* 0 = unchanged */
+    bool expert_parallel;
+    double param_percent, byte_percent;
+    uint64_t weight_bytes_per_gpu;
+    uint64_t kv_bytes_per_token_per_gpu;
+    double cost;            /* weights plus KV cache for the context, bytes per GPU: options are sorted by it */
+    char reexpress_as[32];  /* "llama" when the engine ignores head_dim for this family, else "" */
+} fq_option;
+
+/* One (engine, format, GPU count). */
+typedef struct fq_plan_entry {
+    const fq_engine_info *engine;
+    const fq_format_info *format;
+    int tp, group_size;
+    fq_verdict verdict;
+    size_t n_violation;  const fq_violation *violation;
+    size_t n_option;     const fq_option *option;   /* option[0] is the one that is chosen; as it is: n_option >= 1 with
+                                                       fit all zero and the price of the model unchanged */
+    char note[256];
+    /* when gpu_memory_bytes was given */
+    bool memory_asked, memory_fits;
+    uint64_t memory_need_bytes;      /* weights + KV cache for the context + overhead, per GPU */
+    int64_t longest_context;         /* 0 if the weights alone do not fit */
+    double bits_that_fit;            /* largest of 16, 8, 4, 3, 2 at which it would; 0 = none */
+} fq_plan_entry;
+
+typedef struct fq_plan fq_plan;
+
+/* Pure: no files. Time is milliseconds. FQ_E_USAGE for an unknown engine or format or a count out of range. */
+fq_status fq_plan_create(const fq_model *m, const fq_plan_request *r, fq_plan **out, fq_err *e);
+void fq_plan_free(fq_plan *p);
+size_t fq_plan_n_entry(const fq_plan *p);
+const fq_plan_entry *fq_plan_get_entry(const fq_plan *p, size_t i);  /* engine-major, then format, then GPU count */
+/* The cheapest single fit that satisfies every entry at once, for `fq_pad` with several counts.
+ * FQ_E_INPUT if one entry is impossible. */
+fq_status fq_plan_joint_fit(const fq_plan *p, fq_fit *out, fq_err *e);
+
+/* ---- pad, unpad, verify --------------------------------------------------------------------------------------- */
+
+typedef enum fq_layout { FQ_LAYOUT_SPREAD, FQ_LAYOUT_TAIL, FQ_LAYOUT_INTERLEAVE } fq_layout;
+
+/* What one output tensor is made of; borrowed for the duration of the callback. */
+typedef struct fq_tensor_change {
+    const char *name;          /* as written */
+    const char *source_name;   /* as read; NULL for a tensor of zeros that fitq adds */
+    fq_dtype dtype;
+    int rank;
+    int64_t shape[FQ_MAX_RANK];
+    int64_t shape_pad[FQ_MAX_RANK];
+    uint64_t bytes, bytes_pad;
+    const char *shard;         /* file it goes to */
+} fq_tensor_change;
+
+/* Zero-initialise, then set what is needed. Strings are borrowed for the call. */
+typedef struct fq_pad_options {
+    const char *source, *target;
+    const int *tp; size_t n_tp;          /* fit every one of these GPU counts... */
+    const char *const *engine; size_t n_engine;
+    const char *const *format; size_t n_format;  /* NULL = gptq-marlin */
+    int group_size;                      /* 0 = 128: also the unit in which spread avoids all-zero groups */
+    int64_t context;
+    fq_fit fit;                          /* ...or exactly these lengths (used when n_tp is 0; overrides where not 0) */
+    fq_layout layout;
+    bool vocab;                          /* may change vocab_size (adds logits that are exactly 0: see docs/padding.md) */
+    const char *prefix;                  /* NULL or "keep", "add", "strip", or the prefix itself */
+    const char *reexpress_as;            /* NULL, or "llama": write qwen2 / mistral as LlamaForCausalLM */
+    uint64_t shard_bytes;                /* 0 = 5 GB */
+    bool overwrite, resume, dry_run;
+    void (*on_tensor)(void *user, const fq_tensor_change *t);  /* dry run: every tensor, in output order */
+    void *user;
+} fq_pad_options;
+
+typedef struct fq_pad_report {
+    fq_model model, model_pad;
+    fq_fit fit;
+    fq_layout layout;
+    size_t n_tensor, n_tensor_changed, n_tensor_added, n_shard;
+    uint64_t bytes, bytes_pad, file_bytes;
+    uint64_t peak_memory_bytes;   /* estimate: buffers and tables */
+    uint64_t resumed_bytes;       /* found done by a resumed run */
+    bool exact_bits;              /* tail layout: a fixed summation order gives identical bits */
+    double seconds;
+} fq_pad_report;
+
+/* Writes a fitted copy of `source` to `target`. Until the last rename the target is as it was; what an interrupted run
+ * leaves beside it ("TARGET.fitq-partial") is what `resume` continues. `report` may be NULL. */
+fq_status fq_pad(const fq_pad_options *o, const fq_run *run, fq_pad_report *report, fq_err *e);
+
+typedef struct fq_unpad_options {
+    const char *source, *target;
+    uint64_t shard_bytes;
+    bool overwrite, resume;
+} fq_unpad_options;
+
+/* The inverse, from fitq.json beside the weights. Each tensor's hash is compared with the one recorded by fq_pad;
+ * a difference is FQ_E_DIFFERS and nothing is committed. */
+fq_status fq_unpad(const fq_unpad_options *o, const fq_run *run, fq_pad_report *report, fq_err *e);
+
+typedef struct fq_verify_report {
+    size_t n_tensor, n_tensor_equal, n_tensor_mapped, n_tensor_added, n_tensor_bad;
+    uint64_t n_element_same;      /* elements of B that are the element of A that the map names */
+    uint64_t n_element_copy;      /* of those: second and further copies of one element (KV replication) */
+    uint64_t n_element_zero;      /* elements of B that the map leaves empty, and that are zero */
+    uint64_t n_element_missing;   /* elements of A that no element of B holds */
+    uint64_t n_element_wrong;
+    char first_bad[512];          /* the first difference, as an error line; "" if none */
+} fq_verify_report;
+
+/* The structural proof: B against A under the maps in B's fitq.json (none: identity). FQ_E_DIFFERS if it fails. */
+fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_verify_report *report, fq_err *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,32 @@
+/* config.h - config.json: read into an fq_model, and edited as text.
+ *
+ * Reading goes through jansson and checks every number. Editing never prints the tree: it replaces the bytes of a value, or
+ * inserts a member, so that every key, its order and the text of every other number stay as they are. */
+#ifndef FITQ_ARCH_CONFIG_H
+#define FITQ_ARCH_CONFIG_H
+
+#include "arch/family.h"
+#include "format/json_tree.h"
+
+/* From text. root receives the parsed tree if not NULL (caller decrefs). *family is NULL when model_type is unknown.
+ * layer_is_sparse: if not NULL, *layer_is_sparse receives num_hidden_layers flags (caller frees). */
+typedef struct fqi_config {
+    fq_model model;
+    const fqi_family *family;
+    bool *layer_is_sparse;      /* num_hidden_layers entries */
+    json_t *root;
+    bool text_in_sub;           /* the text fields sit in family->text_config */
+    char *text; size_t n_text;  /* the file as it was */
+} fqi_config;
+
+fq_status fqi_config_parse(const char *text, size_t n, const char *file, fqi_config *out, fq_err *e);
+fq_status fqi_config_load(const char *path, fqi_config *out, fq_err *e);
+void fqi_config_free(fqi_config *c);
+
+/* One change. path: "intermediate_size", or "text_config.intermediate_size". value: JSON text; NULL removes the member. */
+typedef struct fqi_edit { const char *path; const char *value; } fqi_edit;
+/* Applies the edits to text; a member that is missing is inserted after `after` (or at the end of its object) in the file's own
+ * indentation. Caller frees *out. */
+fq_status fqi_json_edit(const char *text, size_t n, const char *file, const fqi_edit *edit, size_t n_edit, char **out, size_t *n_out, fq_err *e);
+
+#endif

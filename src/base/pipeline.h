@@ -1,0 +1,28 @@
+/* pipeline.h - read, compute and write at the same time, with a bounded number of buffers.
+ *
+ *     produce (1 thread, in order) -> work (n threads, any order) -> consume (1 thread: the caller's, in order)
+ *
+ * Slots circulate: at most n_slot items are in flight, so memory is n_slot times a slot. The first failure of any stage
+ * stops all of them and is what fqi_pipeline_run returns. */
+#ifndef FITQ_BASE_PIPELINE_H
+#define FITQ_BASE_PIPELINE_H
+
+#include "base/err.h"
+
+typedef struct fqi_pipeline {
+    void *user;
+    void **slot;      /* n_slot caller-owned buffers, >= 2 */
+    size_t n_slot;
+    int n_worker;     /* threads for `work`, >= 1 */
+    /* Fills slot; *done = true instead of filling it when there is nothing more. */
+    fq_status (*produce)(void *user, void *slot, bool *done, fq_err *e);
+    fq_status (*work)(void *user, void *slot, fq_err *e);      /* NULL = nothing to compute */
+    fq_status (*consume)(void *user, void *slot, fq_err *e);   /* in produce order, on the calling thread */
+} fqi_pipeline;
+
+fq_status fqi_pipeline_run(const fqi_pipeline *p, fq_err *e);
+
+/* Processors this process may use, at least 1. */
+int fqi_n_processor(void);
+
+#endif
