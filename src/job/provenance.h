@@ -1,0 +1,62 @@
+/* provenance.h - fitq.json: what was done to a checkpoint, so that it can be undone and proved.
+ *
+ *     { "fitq": "0.1.0", "schema": 1, "operation": "pad", "layout": "spread", "group_size": 128, "family": "qwen2",
+ *       "fit": { "intermediate_size": [29568, 29696] },
+ *       "maps": { "intermediate_size": { "old": 29568, "new": 29696, "runs": "0:127 -:1 ..." } },
+ *       "naming": { "source": {...}, "target": {...} },
+ *       "added": [ "model.layers.0.self_attn.o_proj.bias" ],
+ *       "source_shards": [ { "name": ..., "bytes": ..., "header_xxh3": ... } ],
+ *       "config_source": "...the text of config.json as it was...", "config_xxh3": "of config.json as written",
+ *       "tensors_xxh3": { "name as written": "XXH3-128 of the source tensor's bytes" } }
+ *
+ * Engines ignore the file. Reading it checks everything that is used. */
+#ifndef FITQ_JOB_PROVENANCE_H
+#define FITQ_JOB_PROVENANCE_H
+
+#include "arch/config.h"
+#include "job/mapping.h"
+
+#define FQI_PROV_FILE "fitq.json"
+
+typedef struct fqi_hash128 { uint64_t hi, lo; } fqi_hash128;
+
+typedef struct fqi_prov_tensor { const char *name; fqi_hash128 source_hash; } fqi_prov_tensor;
+
+typedef struct fqi_prov {
+    char layout[16], family[32];
+    int64_t group_size;
+    fqi_maps maps;                  /* source -> target */
+    fqi_naming from, to;            /* names in the source and in this checkpoint */
+    const char **added; size_t n_added;             /* names of tensors of zeros that the source does not have; name order */
+    fqi_prov_tensor *tensor; size_t n_tensor;       /* name order */
+    char *config_source; size_t n_config_source;
+    uint64_t config_hash;           /* XXH3-64 of config.json as fitq wrote it */
+    fqi_arena arena;                /* owns the strings */
+} fqi_prov;
+
+/* Reads DIR/fitq.json. FQ_E_INPUT with rule "fitq-json" if it is missing or damaged. */
+fq_status fqi_prov_load(const char *dir, fqi_prov *out, fq_err *e);
+void fqi_prov_free(fqi_prov *p);
+
+/* The source model's name of a tensor of this checkpoint, into buf (NULL if it was added). False if buf is too small. */
+bool fqi_prov_is_added(const fqi_prov *p, const char *name);
+const fqi_prov_tensor *fqi_prov_find(const fqi_prov *p, const char *name);
+
+/* name under naming `from` -> under naming `to`; b is its binding under `from`. Empty result on overflow of out (refused). */
+bool fqi_rename(const fqi_naming *from, const fqi_naming *to, const fqi_bound *b, const char *name, char *out, size_t n_out);
+
+/* Text of fitq.json; caller frees. */
+typedef struct fqi_prov_write {
+    const char *layout;
+    int64_t group_size;
+    const fq_model *model; const fq_fit *fit;
+    const fqi_maps *maps;
+    const fqi_naming *from, *to;
+    const char *const *added; size_t n_added;
+    const struct fqi_shard *shard; size_t n_shard;
+    const char *config_source, *config_target;
+    const fqi_prov_tensor *tensor; size_t n_tensor;
+} fqi_prov_write;
+fq_status fqi_prov_print(const fqi_prov_write *w, char **out, size_t *n, fq_err *e);
+
+#endif
