@@ -14,6 +14,7 @@
 #define FITQ_JOB_PROVENANCE_H
 
 #include "arch/config.h"
+#include "base/mem.h"
 #include "job/mapping.h"
 
 #define FQI_PROV_FILE "fitq.json"

@@ -1,0 +1,240 @@
+/* outplan.c - the table of output tensors and shards. See outplan.h. */
+#include "job/outplan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/checked.h"
+#include "format/safetensors.h"
+
+#define NAME_MAX_BYTES 4096
+
+static fq_status tensor_bytes(fqi_out_tensor *t, fq_err *e)
+{
+    uint64_t n = 1, bits;
+    for (int d = 0; d < t->rank; d++)
+        if (!fqi_mul_u64(n, (uint64_t)t->shape_pad[d], &n)) goto overflow;
+    if (!fqi_mul_u64(n, fq_dtype_bits((fq_dtype)t->dtype), &bits)) goto overflow;
+    t->bytes_pad = bits / 8;
+    return FQ_OK;
+overflow:
+    return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(NULL, t->name), "tensor-size", "found a padded shape whose size overflows 64 bits");
+}
+
+static bool is_skipped(const fqi_outplan_request *r, const char *name)
+{
+    for (size_t i = 0, hi = r->n_skip; i < hi;) {
+        size_t mid = i + (hi - i) / 2;
+        int c = strcmp(name, r->skip[mid]);
+        if (c == 0) return true;
+        if (c < 0) hi = mid; else i = mid + 1;
+    }
+    return false;
+}
+
+static fq_status plan_tensor(const fqi_outplan_request *r, size_t i, fqi_outplan *p, fq_err *e)
+{
+    const fqi_tensor *src = &r->ckpt->tensor[i];
+    const char *file = r->ckpt->shard[src->shard].path;
+    fqi_bound none = { .row = NULL };
+    const fqi_bound *b = r->ckpt->bound ? &r->ckpt->bound[i] : &none;
+    char name[NAME_MAX_BYTES], shown[FQI_NAME_MAX + 1];
+    fqi_out_tensor *t = &p->tensor[p->n_tensor];
+
+    *t = (fqi_out_tensor){ .src = src, .dtype = src->dtype, .rank = src->rank };
+    if (!fqi_rename(r->from, r->to, b, src->name, name, sizeof name))
+        return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(file, fqi_escape(shown, src->name)), "tensor-name", "found a name of over %d bytes", NAME_MAX_BYTES - 1);
+    if (!(t->name = fqi_arena_strdup(&p->arena, name))) return fqi_fail_nomem(e, "tensor table");
+    t->changed = fqi_maps_of_row(r->maps, b->row, t->map);
+    for (int d = 0; d < t->rank; d++) {
+        const fqi_map *m = t->map[d];
+        if (m && m->n_old != src->shape[d])
+            return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(file, fqi_escape(shown, src->name)), "tensor-shape", "found %lld in dimension %d, expected %lld (%s)",
+                            (long long)src->shape[d], d, (long long)m->n_old, fqi_axis_name((fqi_axis)b->row->dim[d].axis));
+        t->shape_pad[d] = m ? m->n_new : src->shape[d];
+    }
+    if (t->changed && fq_dtype_bits((fq_dtype)t->dtype) % 8 != 0)
+        return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(file, fqi_escape(shown, src->name)), "dtype", "found %s, expected whole bytes per element on an axis that changes", fq_dtype_name((fq_dtype)t->dtype));
+    FQI_TRY(tensor_bytes(t, e));
+    p->n_changed += t->changed;
+    p->bytes += src->bytes;
+    p->n_tensor++;
+    return FQ_OK;
+}
+
+static fq_status plan_zeros(const fqi_outplan_request *r, size_t i, fqi_outplan *p, fq_err *e)
+{
+    const fqi_tensor *like = r->zeros_like;
+    fqi_out_tensor *t = &p->tensor[p->n_tensor];
+    *t = (fqi_out_tensor){ .name = fqi_arena_strdup(&p->arena, r->zeros[i]), .dtype = like->dtype, .rank = 1, .changed = true };
+    if (!t->name) return fqi_fail_nomem(e, "tensor table");
+    t->shape_pad[0] = like->shape[0];
+    FQI_TRY(tensor_bytes(t, e));
+    p->n_added++;
+    p->n_tensor++;
+    return FQ_OK;
+}
+
+/* ---- shards ---- */
+
+static int by_source(const void *a, const void *b)
+{
+    const fqi_out_tensor *x = a, *y = b;
+    if (!x->src != !y->src) return x->src ? -1 : 1;   /* zeros last */
+    if (!x->src) return strcmp(x->name, y->name);
+    if (x->src->shard != y->src->shard) return x->src->shard < y->src->shard ? -1 : 1;
+    if (x->src->off != y->src->off) return x->src->off < y->src->off ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+/* Within a shard the reference writer's order: dtype rank descending, then name. It keeps every tensor aligned to its element
+ * size, which readers that map the file rely on. */
+static int by_shard(const void *a, const void *b)
+{
+    const fqi_out_tensor *x = a, *y = b;
+    if (x->shard != y->shard) return x->shard < y->shard ? -1 : 1;
+    if (x->dtype != y->dtype) return x->dtype > y->dtype ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const fqi_out_tensor *const *)a)->name, (*(const fqi_out_tensor *const *)b)->name);
+}
+
+static fq_status check_unique(const fqi_outplan *p, fq_err *e)
+{
+    const fqi_out_tensor **t = fqi_calloc(p->n_tensor + 1, sizeof *t);
+    if (!t) return fqi_fail_nomem(e, "tensor table");
+    for (size_t i = 0; i < p->n_tensor; i++) t[i] = &p->tensor[i];
+    qsort(t, p->n_tensor, sizeof *t, by_name);
+    fq_status s = FQ_OK;
+    for (size_t i = 1; i < p->n_tensor && s == FQ_OK; i++) {
+        char shown[FQI_NAME_MAX + 1];
+        if (strcmp(t[i]->name, t[i - 1]->name) == 0)
+            s = fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(NULL, fqi_escape(shown, t[i]->name)), "duplicate-name", "found two tensors that would be written under this name, expected one");
+    }
+    free(t);
+    return s;
+}
+
+static size_t assign_shards(fqi_outplan *p, uint64_t limit)
+{
+    uint64_t fill = 0;
+    uint32_t shard = 0;
+    for (size_t i = 0; i < p->n_tensor; i++) {
+        fqi_out_tensor *t = &p->tensor[i];
+        if (fill > 0 && t->bytes_pad > limit - (fill < limit ? fill : limit)) { shard++; fill = 0; }
+        t->shard = shard;
+        fill += t->bytes_pad;
+        p->bytes_pad += t->bytes_pad;
+    }
+    return p->n_tensor > 0 ? shard + 1u : 0;
+}
+
+static fq_status build_shards(fqi_outplan *p, fq_err *e)
+{
+    p->shard = fqi_arena_alloc(&p->arena, (p->n_shard + 1) * sizeof *p->shard);
+    if (!p->shard) return fqi_fail_nomem(e, "shard table");
+    for (size_t i = 0; i < p->n_tensor; i++) {
+        fqi_out_shard *s = &p->shard[p->tensor[i].shard];
+        if (s->n++ == 0) s->first = i;
+        s->data_bytes += p->tensor[i].bytes_pad;
+    }
+    for (size_t i = 0; i < p->n_shard; i++) {
+        p->shard[i].name = p->n_shard == 1 ? fqi_arena_strdup(&p->arena, "model.safetensors")
+                                           : fqi_arena_printf(&p->arena, "model-%05zu-of-%05zu.safetensors", i + 1, p->n_shard);
+        if (!p->shard[i].name) return fqi_fail_nomem(e, "shard table");
+    }
+    return FQ_OK;
+}
+
+static fq_status create(const fqi_outplan_request *r, fqi_outplan *p, fq_err *e)
+{
+    p->tensor = fqi_calloc(r->ckpt->n_tensor + r->n_zeros + 1, sizeof *p->tensor);
+    if (!p->tensor) return fqi_fail_nomem(e, "tensor table");
+    for (size_t i = 0; i < r->ckpt->n_tensor; i++) {
+        if (is_skipped(r, r->ckpt->tensor[i].name)) continue;
+        FQI_TRY(plan_tensor(r, i, p, e));
+    }
+    for (size_t i = 0; i < r->n_zeros; i++) FQI_TRY(plan_zeros(r, i, p, e));
+    FQI_TRY(check_unique(p, e));
+    qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_source);
+    p->n_shard = assign_shards(p, r->shard_bytes);
+    qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_shard);
+    return build_shards(p, e);
+}
+
+fq_status fqi_outplan_create(const fqi_outplan_request *r, fqi_outplan *out, fq_err *e)
+{
+    fqi_outplan p = { 0 };
+    fq_status s = create(r, &p, e);
+    if (s != FQ_OK) { fqi_outplan_free(&p); return s; }
+    *out = p;
+    return FQ_OK;
+}
+
+void fqi_outplan_free(fqi_outplan *p)
+{
+    if (!p) return;
+    free(p->tensor);
+    fqi_arena_free(&p->arena);
+    *p = (fqi_outplan){ 0 };
+}
+
+/* ---- texts ---- */
+
+fq_status fqi_outplan_header(const fqi_outplan *p, size_t shard, fqi_str *out, fq_err *e)
+{
+    const fqi_out_shard *s = &p->shard[shard];
+    fqi_tensor *t = fqi_calloc(s->n + 1, sizeof *t);
+    if (!t) return fqi_fail_nomem(e, "shard header");
+    for (size_t i = 0; i < s->n; i++) {
+        const fqi_out_tensor *o = &p->tensor[s->first + i];
+        t[i] = (fqi_tensor){ .name = o->name, .shape = o->shape_pad, .bytes = o->bytes_pad, .dtype = o->dtype, .rank = o->rank };
+    }
+    static const char *const key[] = { "format", "fitq" }, *const value[] = { "pt", FQ_VERSION };
+    fq_status st = fqi_st_write_header(t, s->n, key, value, 2, out, e);
+    free(t);
+    return st;
+}
+
+fq_status fqi_outplan_index(const fqi_outplan *p, fqi_str *out, fq_err *e)
+{
+    if (p->n_shard < 2) return FQ_OK;
+    const fqi_out_tensor **t = fqi_calloc(p->n_tensor, sizeof *t);
+    if (!t) return fqi_fail_nomem(e, "index");
+    for (size_t i = 0; i < p->n_tensor; i++) t[i] = &p->tensor[i];
+    qsort(t, p->n_tensor, sizeof *t, by_name);
+    json_t *map = json_object();
+    for (size_t i = 0; i < p->n_tensor; i++) json_object_set_new(map, t[i]->name, json_string(p->shard[t[i]->shard].name));
+    free(t);
+    json_t *root = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)p->bytes_pad, "weight_map", map);
+    char *text = root && json_object_size(map) == p->n_tensor ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    json_decref(root);
+    if (!text) return fqi_fail_nomem(e, "index");
+    fqi_str_puts(out, text);
+    fqi_str_puts(out, "\n");
+    free(text);
+    return out->failed ? fqi_fail_nomem(e, "index") : FQ_OK;
+}
+
+uint64_t fqi_outplan_hash(const fqi_outplan *p)
+{
+    XXH3_state_t st;
+    XXH3_64bits_reset(&st);
+    for (size_t i = 0; i < p->n_tensor; i++) {
+        const fqi_out_tensor *t = &p->tensor[i];
+        uint64_t place[4] = { t->src ? t->src->shard : UINT64_MAX, t->src ? t->src->off : 0, t->shard, (uint64_t)t->dtype << 8 | t->rank };
+        XXH3_64bits_update(&st, t->name, strlen(t->name) + 1);
+        XXH3_64bits_update(&st, place, sizeof place);
+        XXH3_64bits_update(&st, t->shape_pad, t->rank * sizeof t->shape_pad[0]);
+        for (int d = 0; d < t->rank; d++)
+            if (t->map[d]) XXH3_64bits_update(&st, t->map[d]->run, t->map[d]->n_run * sizeof(fqi_run));
+    }
+    return XXH3_64bits_digest(&st);
+}

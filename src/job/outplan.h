@@ -1,0 +1,58 @@
+/* outplan.h - every tensor that a job will write, where it comes from and where it goes, before a byte is read.
+ *
+ *     source tensors + maps + naming -> [name, shape_pad, maps per dimension] -> shards -> order and offsets inside a shard
+ *
+ * The dry run prints it, the writer follows it, resume compares it: one table, so that they cannot disagree. */
+#ifndef FITQ_JOB_OUTPLAN_H
+#define FITQ_JOB_OUTPLAN_H
+
+#include "checkpoint/catalogue.h"
+#include "job/mapping.h"
+#include "job/provenance.h"
+
+typedef struct fqi_out_tensor {
+    const char *name;                 /* in the arena */
+    const fqi_tensor *src;            /* borrowed from the catalogue; NULL: zeros that the source does not have */
+    const fqi_map *map[FQ_MAX_RANK];  /* borrowed from the maps; NULL: identity */
+    int64_t shape_pad[FQ_MAX_RANK];
+    uint64_t bytes_pad;
+    uint32_t shard;
+    uint8_t dtype, rank;
+    bool changed;
+} fqi_out_tensor;
+
+typedef struct fqi_out_shard {
+    char *name;          /* "model-00001-of-00003.safetensors" */
+    size_t first, n;     /* its tensors: tensor[first .. first + n), in the order they are written */
+    uint64_t data_bytes; /* without the header */
+} fqi_out_shard;
+
+typedef struct fqi_outplan {
+    fqi_out_tensor *tensor; size_t n_tensor;
+    fqi_out_shard *shard; size_t n_shard;
+    uint64_t bytes, bytes_pad;
+    size_t n_changed, n_added;
+    fqi_arena arena;
+} fqi_outplan;
+
+typedef struct fqi_outplan_request {
+    const fq_ckpt *ckpt;
+    const fqi_maps *maps;
+    const fqi_naming *from, *to;
+    const char *const *skip; size_t n_skip;   /* stored names to leave out (name order) */
+    const char *const *zeros; size_t n_zeros; /* names of tensors of zeros to add, shaped like zeros_like */
+    const fqi_tensor *zeros_like;             /* rank 1 */
+    uint64_t shard_bytes;                     /* a tensor larger than this gets a shard of its own */
+} fqi_outplan_request;
+
+fq_status fqi_outplan_create(const fqi_outplan_request *r, fqi_outplan *out, fq_err *e);
+void fqi_outplan_free(fqi_outplan *p);
+
+/* Header of one shard: the bytes that stand before its data. */
+fq_status fqi_outplan_header(const fqi_outplan *p, size_t shard, fqi_str *out, fq_err *e);
+/* model.safetensors.index.json, or nothing (len 0) for a single shard. */
+fq_status fqi_outplan_index(const fqi_outplan *p, fqi_str *out, fq_err *e);
+/* XXH3 over everything that decides the bytes written, except the data. */
+uint64_t fqi_outplan_hash(const fqi_outplan *p);
+
+#endif

@@ -1,0 +1,324 @@
+/* provenance.c - writing and reading fitq.json. See provenance.h.
+ *
+ * The file travels with a published checkpoint, so its reader trusts nothing: a map must tile its axis, a hash must be 32 hex
+ * digits, a name must be a string. It stays out of the header's __metadata__ because engines load that into memory per shard. */
+#include "job/provenance.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/fs.h"
+#include "checkpoint/catalogue.h"
+
+#define PROV_SCHEMA 1
+#define PROV_MAX_BYTES (1u << 30)
+
+static const char *const axis_key[FQI_N_AXIS] = {
+    [FQI_AX_FF] = "intermediate_size",
+    [FQI_AX_MOE_FF] = "moe_intermediate_size",
+    [FQI_AX_SHARED_FF] = "shared_expert_intermediate_size",
+    [FQI_AX_Q] = "query_channels",
+    [FQI_AX_KV] = "kv_channels",
+    [FQI_AX_VOCAB] = "vocab_size",
+};
+
+/* ---- writing ---- */
+
+static json_t *print_maps(const fqi_maps *maps, fq_err *e)
+{
+    json_t *all = json_object();
+    for (int a = 0; a < FQI_N_AXIS; a++) {
+        if (!axis_key[a] || maps->map[a].n_run == 0) continue;
+        char *text = NULL;
+        if (fqi_map_print(&maps->map[a], &text, e) != FQ_OK) { json_decref(all); return NULL; }
+        json_t *one = json_pack("{s:I, s:I, s:s}", "old", (json_int_t)maps->map[a].n_old, "new",
+                                (json_int_t)maps->map[a].n_new, "runs", text);
+        free(text);
+        if (json_object_set_new(all, axis_key[a], one) != 0) { json_decref(all); return NULL; }
+    }
+    return all;
+}
+
+static json_t *print_naming(const fqi_naming *n)
+{
+    return json_pack("{s:s, s:s, s:s}", "wrapper", n->wrapper, "body_prefix", n->body_prefix, "head_prefix", n->head_prefix);
+}
+
+static void add_length(json_t *fit, const char *key, int64_t real, int64_t pad)
+{
+    if (pad != 0 && pad != real) json_object_set_new(fit, key, json_pack("[I, I]", (json_int_t)real, (json_int_t)pad));
+}
+
+static json_t *print_fit(const fq_model *m, const fq_fit *f)
+{
+    json_t *o = json_object();
+    add_length(o, "intermediate_size", m->intermediate_size, f->intermediate_size_pad);
+    add_length(o, "moe_intermediate_size", m->moe_intermediate_size, f->moe_intermediate_size_pad);
+    add_length(o, "shared_expert_intermediate_size", m->shared_expert_intermediate_size, f->shared_expert_intermediate_size_pad);
+    add_length(o, "num_attention_heads", m->num_attention_heads, f->num_attention_heads_pad);
+    add_length(o, "num_key_value_heads", m->num_key_value_heads, f->num_key_value_heads_pad);
+    add_length(o, "vocab_size", m->vocab_size, f->vocab_size_pad);
+    if (f->kv_replication > 1) json_object_set_new(o, "kv_replication", json_integer((json_int_t)f->kv_replication));
+    return o;
+}
+
+static json_t *print_tensors(const fqi_prov_write *w)
+{
+    json_t *o = json_object();
+    for (size_t i = 0; i < w->n_tensor; i++) {
+        char hex[33];
+        snprintf(hex, sizeof hex, "%016llx%016llx", (unsigned long long)w->tensor[i].source_hash.hi,
+                 (unsigned long long)w->tensor[i].source_hash.lo);
+        if (json_object_set_new(o, w->tensor[i].name, json_string(hex)) != 0) { json_decref(o); return NULL; }
+    }
+    return o;
+}
+
+static json_t *print_shards(const fqi_prov_write *w)
+{
+    json_t *a = json_array();
+    for (size_t i = 0; i < w->n_shard; i++) {
+        char hex[17];
+        snprintf(hex, sizeof hex, "%016llx", (unsigned long long)w->shard[i].header_hash);
+        json_array_append_new(a, json_pack("{s:s, s:I, s:s}", "name", w->shard[i].name, "bytes",
+                                           (json_int_t)w->shard[i].bytes, "header_xxh3", hex));
+    }
+    return a;
+}
+
+static json_t *print_added(const fqi_prov_write *w)
+{
+    json_t *a = json_array();
+    for (size_t i = 0; i < w->n_added; i++) json_array_append_new(a, json_string(w->added[i]));
+    return a;
+}
+
+/* Set members steal their value; a NULL value or a failed set means out of memory. */
+static bool put(json_t *o, const char *key, json_t *value) { return value && json_object_set_new(o, key, value) == 0; }
+
+static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
+{
+    char hex[17];
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)XXH3_64bits(w->config_target, strlen(w->config_target)));
+    return put(o, "fitq", json_string(FQ_VERSION)) && put(o, "schema", json_integer(PROV_SCHEMA)) &&
+           put(o, "operation", json_string("pad")) && put(o, "layout", json_string(w->layout)) &&
+           put(o, "group_size", json_integer((json_int_t)w->group_size)) &&
+           put(o, "family", json_string(w->model->family)) && put(o, "fit", print_fit(w->model, w->fit)) &&
+           put(o, "maps", print_maps(w->maps, e)) &&
+           put(o, "naming", json_pack("{s:o, s:o}", "source", print_naming(w->from), "target", print_naming(w->to))) &&
+           put(o, "added", print_added(w)) && put(o, "source_shards", print_shards(w)) &&
+           put(o, "config_source", json_string(w->config_source)) && put(o, "config_xxh3", json_string(hex)) &&
+           put(o, "tensors_xxh3", print_tensors(w));
+}
+
+fq_status fqi_prov_print(const fqi_prov_write *w, char **out, size_t *n, fq_err *e)
+{
+    json_t *o = json_object();
+    char *text = NULL;
+    if (o && fill(o, w, e)) text = json_dumps(o, JSON_INDENT(1));
+    json_decref(o);
+    if (!text) return fqi_fail_nomem(e, "fitq.json");
+    *out = text;
+    *n = strlen(text);
+    return FQ_OK;
+}
+
+/* ---- reading ---- */
+
+static fq_status bad(fq_err *e, const char *file, const char *found)
+{
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(file), "fitq-json", "found %s, expected what fitq pad wrote", found);
+}
+
+static char *keep(fqi_prov *p, const char *s) { return fqi_arena_strdup(&p->arena, s); }
+
+static bool read_hex(const char *s, size_t n_digit, uint64_t *hi, uint64_t *lo)
+{
+    if (strlen(s) != n_digit || strspn(s, "0123456789abcdef") != n_digit) return false;
+    char part[17];
+    *hi = 0;
+    if (n_digit == 32) {
+        memcpy(part, s, 16);
+        part[16] = '\0';
+        *hi = strtoull(part, NULL, 16);
+        s += 16;
+    }
+    *lo = strtoull(s, NULL, 16);
+    return true;
+}
+
+static fq_status read_naming(const json_t *o, const char *file, fqi_naming *out, fq_err *e)
+{
+    struct { const char *key; char *to; size_t n; } field[] = {
+        { "wrapper", out->wrapper, sizeof out->wrapper },
+        { "body_prefix", out->body_prefix, sizeof out->body_prefix },
+        { "head_prefix", out->head_prefix, sizeof out->head_prefix },
+    };
+    if (!json_is_object(o)) return bad(e, file, "no naming");
+    for (size_t i = 0; i < 3; i++) {
+        const char *s = json_string_value(json_object_get(o, field[i].key));
+        if (!s || strlen(s) >= field[i].n) return bad(e, file, "a prefix that is no short string");
+        memcpy(field[i].to, s, strlen(s) + 1);
+    }
+    out->usual = false;
+    return FQ_OK;
+}
+
+static fq_status read_maps(const json_t *o, const char *file, fqi_maps *out, fq_err *e)
+{
+    size_t known = 0;
+    if (!json_is_object(o)) return bad(e, file, "no maps");
+    for (int a = 0; a < FQI_N_AXIS; a++) {
+        const json_t *one = axis_key[a] ? json_object_get(o, axis_key[a]) : NULL;
+        if (!one) continue;
+        known++;
+        const char *runs = json_string_value(json_object_get(one, "runs"));
+        json_int_t n_old = json_integer_value(json_object_get(one, "old"));
+        json_int_t n_new = json_integer_value(json_object_get(one, "new"));
+        if (!runs || n_old <= 0 || n_new <= 0) return bad(e, file, "a map without old, new or runs");
+        FQI_TRY(fqi_map_parse(runs, n_old, n_new, file, &out->map[a], e));
+    }
+    if (known != json_object_size(o)) return bad(e, file, "a map of an unknown axis");
+    return fqi_maps_finish(out, e);
+}
+
+static int compare_str(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int compare_tensor(const void *a, const void *b)
+{
+    return strcmp(((const fqi_prov_tensor *)a)->name, ((const fqi_prov_tensor *)b)->name);
+}
+
+static fq_status read_added(const json_t *a, const char *file, fqi_prov *p, fq_err *e)
+{
+    if (!json_is_array(a)) return bad(e, file, "no list of added tensors");
+    p->n_added = json_array_size(a);
+    p->added = fqi_arena_alloc(&p->arena, (p->n_added + 1) * sizeof *p->added);
+    if (!p->added) return fqi_fail_nomem(e, "fitq.json");
+    for (size_t i = 0; i < p->n_added; i++) {
+        const char *s = json_string_value(json_array_get(a, i));
+        if (!s) return bad(e, file, "an added tensor that is no name");
+        if (!(p->added[i] = keep(p, s))) return fqi_fail_nomem(e, "fitq.json");
+    }
+    qsort(p->added, p->n_added, sizeof *p->added, compare_str);
+    return FQ_OK;
+}
+
+static fq_status read_tensors(json_t *o, const char *file, fqi_prov *p, fq_err *e)
+{
+    if (!json_is_object(o)) return bad(e, file, "no tensor hashes");
+    p->tensor = fqi_arena_alloc(&p->arena, (json_object_size(o) + 1) * sizeof *p->tensor);
+    if (!p->tensor) return fqi_fail_nomem(e, "fitq.json");
+    const char *name;
+    json_t *value;
+    json_object_foreach(o, name, value) {
+        const char *hex = json_string_value(value);
+        fqi_prov_tensor *t = &p->tensor[p->n_tensor];
+        if (!hex || !read_hex(hex, 32, &t->source_hash.hi, &t->source_hash.lo)) return bad(e, file, "a tensor hash that is not 32 hex digits");
+        if (!(t->name = keep(p, name))) return fqi_fail_nomem(e, "fitq.json");
+        p->n_tensor++;
+    }
+    qsort(p->tensor, p->n_tensor, sizeof *p->tensor, compare_tensor);
+    return FQ_OK;
+}
+
+static fq_status read_text(const json_t *o, const char *file, fqi_prov *p, fq_err *e)
+{
+    const char *layout = json_string_value(json_object_get(o, "layout"));
+    const char *family = json_string_value(json_object_get(o, "family"));
+    const char *config = json_string_value(json_object_get(o, "config_source"));
+    const char *hash = json_string_value(json_object_get(o, "config_xxh3"));
+    uint64_t hi;
+    if (!layout || strlen(layout) >= sizeof p->layout || !family || strlen(family) >= sizeof p->family)
+        return bad(e, file, "no layout or family");
+    if (!config || !hash || !read_hex(hash, 16, &hi, &p->config_hash)) return bad(e, file, "no config_source or config_xxh3");
+    memcpy(p->layout, layout, strlen(layout) + 1);
+    memcpy(p->family, family, strlen(family) + 1);
+    p->group_size = json_integer_value(json_object_get(o, "group_size"));
+    p->config_source = keep(p, config);
+    p->n_config_source = strlen(config);
+    return p->config_source ? FQ_OK : fqi_fail_nomem(e, "fitq.json");
+}
+
+static fq_status read_all(json_t *o, const char *file, fqi_prov *p, fq_err *e)
+{
+    const char *operation = json_string_value(json_object_get(o, "operation"));
+    if (json_integer_value(json_object_get(o, "schema")) != PROV_SCHEMA) return bad(e, file, "another schema");
+    if (!operation || strcmp(operation, "pad") != 0) return bad(e, file, "an operation other than pad");
+    const json_t *naming = json_object_get(o, "naming");
+    FQI_TRY(read_text(o, file, p, e));
+    FQI_TRY(read_maps(json_object_get(o, "maps"), file, &p->maps, e));
+    FQI_TRY(read_naming(json_object_get(naming, "source"), file, &p->from, e));
+    FQI_TRY(read_naming(json_object_get(naming, "target"), file, &p->to, e));
+    FQI_TRY(read_added(json_object_get(o, "added"), file, p, e));
+    return read_tensors(json_object_get(o, "tensors_xxh3"), file, p, e);
+}
+
+fq_status fqi_prov_load(const char *dir, fqi_prov *out, fq_err *e)
+{
+    char *path = fqi_path_join(dir, FQI_PROV_FILE), *text = NULL;
+    size_t n = 0;
+    json_t *o = NULL;
+    fqi_prov p = { 0 };
+    if (!path) return fqi_fail_nomem(e, "fitq.json");
+    fq_status s = FQ_OK;
+    if (!fqi_path_exists(path))
+        s = fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "fitq-json", "found no such file, expected the record that fitq pad writes beside the weights");
+    if (s == FQ_OK) s = fqi_file_slurp(path, PROV_MAX_BYTES, &text, &n, e);
+    if (s == FQ_OK) s = fqi_json_parse(text, n, path, &o, e);
+    if (s == FQ_OK) s = read_all(o, path, &p, e);
+    json_decref(o);
+    free(text);
+    free(path);
+    if (s != FQ_OK) { fqi_prov_free(&p); return s; }
+    *out = p;
+    return FQ_OK;
+}
+
+void fqi_prov_free(fqi_prov *p)
+{
+    if (!p) return;
+    fqi_maps_free(&p->maps);
+    fqi_arena_free(&p->arena);
+    *p = (fqi_prov){ 0 };
+}
+
+bool fqi_prov_is_added(const fqi_prov *p, const char *name)
+{
+    return bsearch(&name, p->added, p->n_added, sizeof *p->added, compare_str) != NULL;
+}
+
+const fqi_prov_tensor *fqi_prov_find(const fqi_prov *p, const char *name)
+{
+    fqi_prov_tensor key = { .name = name };
+    return bsearch(&key, p->tensor, p->n_tensor, sizeof *p->tensor, compare_tensor);
+}
+
+/* ---- names ---- */
+
+/* How a tensor outside the family table (a vision tower, a stray buffer) hangs on the prefix: under the body it moves with
+ * it, elsewhere only the trainer's wrapper changes. */
+static const char *after(const char *name, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
+}
+
+bool fqi_rename(const fqi_naming *from, const fqi_naming *to, const fqi_bound *b, const char *name, char *out, size_t n_out)
+{
+    const char *rest = after(name, from->wrapper);
+    if (!rest) rest = name;
+    const char *prefix = "";
+    if (b->row && b->row->scope == FQI_HEAD) {
+        const char *r = after(rest, from->head_prefix);
+        if (r) { rest = r; prefix = to->head_prefix; }
+    } else {
+        const char *r = after(rest, from->body_prefix);
+        if (r && (b->row || strncmp(r, "layers.", 7) == 0)) { rest = r; prefix = to->body_prefix; }
+    }
+    int n = snprintf(out, n_out, "%s%s%s", to->wrapper, prefix, rest);
+    return n >= 0 && (size_t)n < n_out;
+}
