@@ -1,0 +1,64 @@
+# Unit tests, command-line tests, replay of fuzz seeds. Data of third parties is named by the environment variable
+# FITQ_TEST_DATA at run time; tests that need it say so and skip when it is not set.
+find_package(Python3 3.9 REQUIRED COMPONENTS Interpreter)
+pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+
+set(test_env "FITQ_SOURCE_DIR=${PROJECT_SOURCE_DIR}" "FITQ_BINARY=$<TARGET_FILE:fitq>"
+             "FITQ_BUILD_DIR=${PROJECT_BINARY_DIR}")
+
+# One program per tests/unit/test_*.c; everything else in that folder is shared by all of them.
+file(GLOB unit_all CONFIGURE_DEPENDS tests/unit/*.c)
+set(unit_tests ${unit_all})
+list(FILTER unit_tests INCLUDE REGEX "/test_[^/]*\\.c$")
+set(unit_shared ${unit_all})
+list(FILTER unit_shared EXCLUDE REGEX "/test_[^/]*\\.c$")
+add_library(fitq_testlib INTERFACE)
+if(unit_shared)
+  add_library(fitq_testsupport STATIC ${unit_shared})
+  target_include_directories(fitq_testsupport PRIVATE include src tests/unit)
+  target_link_libraries(fitq_testsupport PUBLIC fitq_static fitq_flags PkgConfig::CMOCKA PkgConfig::JANSSON
+                        PkgConfig::XXHASH ZLIB::ZLIB)
+  target_link_libraries(fitq_testlib INTERFACE fitq_testsupport)
+endif()
+target_include_directories(fitq_testlib INTERFACE include src tests/unit)
+target_link_libraries(fitq_testlib INTERFACE fitq_static fitq_flags PkgConfig::CMOCKA PkgConfig::JANSSON
+                      PkgConfig::XXHASH ZLIB::ZLIB Threads::Threads)
+foreach(source ${unit_tests})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE fitq_testlib)
+  add_test(NAME unit.${name} COMMAND ${name})
+  set_tests_properties(unit.${name} PROPERTIES TIMEOUT 300 ENVIRONMENT "${test_env}")
+endforeach()
+
+# Fuzz targets: with libFuzzer, or linked with a driver that replays the seeds.
+file(GLOB fuzz_sources CONFIGURE_DEPENDS fuzz/fuzz_*.c)
+foreach(source ${fuzz_sources})
+  get_filename_component(name ${source} NAME_WE)
+  if(FITQ_FUZZ)
+    add_executable(${name} ${source})
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  elseif(EXISTS ${PROJECT_SOURCE_DIR}/fuzz/driver.c)
+    add_executable(${name} ${source} fuzz/driver.c)
+    string(REGEX REPLACE "^fuzz_" "" seeds ${name})
+    add_test(NAME ${name} COMMAND ${name} ${PROJECT_SOURCE_DIR}/fuzz/seeds/${seeds})
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300 ENVIRONMENT "${test_env}")
+  else()
+    continue()
+  endif()
+  target_include_directories(${name} PRIVATE include src fuzz)
+  target_link_libraries(${name} PRIVATE fitq_static fitq_flags PkgConfig::JANSSON PkgConfig::XXHASH ZLIB::ZLIB
+                        Threads::Threads)
+endforeach()
+
+# Scripts: every tests/cli/test_*.py is one test; tests/cli/run.py runs the recorded cases.
+set(script_env ${test_env} "FITQ_SHARED_LIBRARY=$<TARGET_FILE:fitq_shared>" "FITQ_SANITIZE=${FITQ_SANITIZE}"
+               "FITQ_CMAKE=${CMAKE_COMMAND}" "FITQ_CC=${CMAKE_C_COMPILER}" "PYTHONDONTWRITEBYTECODE=1")
+file(GLOB script_tests CONFIGURE_DEPENDS tests/*/test_*.py tests/cli/run.py)
+foreach(source ${script_tests})
+  get_filename_component(name ${source} NAME_WE)
+  get_filename_component(folder ${source} DIRECTORY)
+  get_filename_component(folder ${folder} NAME)
+  add_test(NAME ${folder}.${name} COMMAND ${Python3_EXECUTABLE} ${source})
+  set_tests_properties(${folder}.${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${script_env}")
+endforeach()
