@@ -23,10 +23,16 @@ fq_status fqi_config_parse(const char *text, size_t n, const char *file, fqi_con
 fq_status fqi_config_load(const char *path, fqi_config *out, fq_err *e);
 void fqi_config_free(fqi_config *c);
 
+/* Where this file keeps a member of fq_fit or fq_model ("moe_intermediate_size", "head_dim", ...), as paths for fqi_json_edit: the key may
+ * have another name in the family (mixtral: "intermediate_size"), and a multimodal config may hold a copy at the top and in
+ * text_config, which must change together. Returns how many paths (0: the file has none; then path[0] is where to insert it). */
+#define FQI_CONFIG_PATH_MAX 96
+size_t fqi_config_paths(const fqi_config *c, const char *field, char path[2][FQI_CONFIG_PATH_MAX]);
+
 /* One change. path: "intermediate_size", or "text_config.intermediate_size". value: JSON text; NULL removes the member. */
 typedef struct fqi_edit { const char *path; const char *value; } fqi_edit;
-/* Applies the edits to text; a member that is missing is inserted after `after` (or at the end of its object) in the file's own
- * indentation. Caller frees *out. */
+/* Applies the edits to text, in order; a member that is missing is inserted at the end of its object in the file's own indentation and
+ * line ends (its parents must be there). Removing a missing member is no change. Caller frees *out. */
 fq_status fqi_json_edit(const char *text, size_t n, const char *file, const fqi_edit *edit, size_t n_edit, char **out, size_t *n_out, fq_err *e);
 
 #endif

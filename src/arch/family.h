@@ -29,10 +29,19 @@ typedef enum fqi_scope {
     FQI_HEAD     /* lm_head.weight */
 } fqi_scope;
 
+/* Roles, the same words in every family whatever its names are:
+ *   body and head    embed_tokens norm lm_head
+ *   layer norms      input_norm post_attention_norm q_norm k_norm
+ *   attention        q_proj k_proj v_proj o_proj                           and q_bias k_bias v_bias o_bias
+ *   dense MLP        gate_proj up_proj down_proj                           and gate_bias up_bias down_bias
+ *   mixture          router
+ *                    expert_gate_proj expert_up_proj expert_down_proj      one tensor per expert
+ *                    fused_gate_up_proj fused_down_proj                    all experts of a layer in one tensor
+ *                    shared_gate_proj shared_up_proj shared_down_proj shared_expert_gate */
 typedef struct fqi_row {
     fqi_scope scope;
     const char *suffix;
-    const char *role;            /* "q_proj", "norm", ... */
+    const char *role;            /* one of the words above */
     fqi_need need;
     uint8_t rank;
     fqi_axis_use dim[3];
@@ -53,6 +62,8 @@ typedef struct fqi_family {
 
 const fqi_family *fqi_family_find(const char *model_type);
 const fqi_family *fqi_family_at(size_t i);   /* NULL past the end */
+/* FQ_E_INPUT "unknown-family" that lists the known ones: what a job says that needs a family. */
+fq_status fqi_family_unknown(const char *model_type, const char *file, fq_err *e);
 
 /* How names of one checkpoint relate to canonical ones: stored = wrapper + body_prefix + canonical body name,
  * wrapper + head_prefix + canonical head name. */
@@ -67,18 +78,32 @@ typedef struct fqi_naming {
 typedef struct fqi_bound {
     const fqi_row *row;   /* NULL: passed through */
     int64_t layer, expert; /* -1 if none */
-    const char *canonical; /* points into the name that was given: the part after wrapper and prefix */
+    const char *canonical; /* points into the name that was given: the part after wrapper and prefix ("layers.0.mlp.up_proj.weight",
+                              "lm_head.weight"); of a vision tower and the like: the part after the wrapper */
 } fqi_bound;
 
 /* Finds the naming from all names (n of them). FQ_E_INPUT "prefix" if no name looks like a layer of a decoder or if two styles
  * are mixed. */
 fq_status fqi_naming_detect(const fqi_family *f, const char *const *name, size_t n, const char *file, fqi_naming *out, fq_err *e);
-/* False if the table does not know it. */
+/* False if the table does not know it. layer and expert are what the name says; fqi_bind_check compares them with the model. */
 bool fqi_bind_name(const fqi_family *f, const fqi_naming *naming, const char *name, fqi_bound *out);
 /* Length of an axis in the source model; 0 if the model has none. */
 int64_t fqi_axis_length(const fq_model *m, fqi_axis a);
 const char *fqi_axis_name(fqi_axis a);       /* "intermediate_size", "query heads x head_dim", ... */
 /* Is the tensor of this row expected in layer `layer` of this model? (dense or sparse layer, biases, ...) */
 bool fqi_row_expected(const fqi_row *r, const fq_model *m, int64_t layer, const bool *layer_is_sparse);
+
+/* A tensor that is missing, or a bound one that the model has no place for. */
+typedef struct fqi_misfit {
+    const fqi_row *row;
+    int64_t layer, expert;   /* -1 if none */
+    size_t index;            /* into bound: one that has no place (layer or expert past the model's); SIZE_MAX: it is missing */
+} fqi_misfit;
+/* Compares all bound names with what the model must have: expected rows of every layer, every expert (per expert or fused; a
+ * layer that has one fused tensor must have both and needs none per expert). Entries with row NULL are ignored, as are
+ * unbound ones (canonical NULL). The first cap misfits go to out, their number to *n_misfit. Linear. */
+fq_status fqi_bind_check(const fqi_family *f, const fq_model *m, const bool *layer_is_sparse, const fqi_bound *bound, size_t n_bound, fqi_misfit *out, size_t cap, size_t *n_misfit, fq_err *e);
+/* Its canonical name ("layers.3.mlp.experts.7.up_proj.weight") into out. */
+void fqi_row_name(const fqi_family *f, const fqi_row *r, int64_t layer, int64_t expert, char *out, size_t n_out);
 
 #endif
