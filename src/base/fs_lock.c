@@ -1,0 +1,140 @@
+/* fs_lock.c - a lock file that names its holder.
+ *
+ *     "PID START HOST\n"     START: the process's start time (clock ticks since boot, /proc/PID/stat), 0 if unknown
+ *
+ * No flock: it is missing on some network file systems, and it cannot say who holds the lock. The file is written under
+ * another name and then linked, so that nobody ever sees it empty. The start time tells a living holder from a stranger that got
+ * its pid later; a holder on another host cannot be checked and counts as alive. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+
+typedef struct holder { long pid; unsigned long long start; char host[65]; } holder;
+
+/* Reads at most cap - 1 bytes of a small file; false if it is not there. */
+static bool read_small(const char *path, char *buf, size_t cap)
+{
+    size_t n = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) return false;
+    while (n < cap - 1) {
+        ssize_t k = read(fd, buf + n, cap - 1 - n);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) break;
+        n += (size_t)k;
+    }
+    close(fd);
+    buf[n] = '\0';
+    return true;
+}
+
+/* Field 22 of /proc/PID/stat; field 2, the command, is in parentheses and may hold anything. */
+static unsigned long long start_time(long pid)
+{
+    char path[48], text[1024];
+    unsigned long long t = 0;
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    if (!read_small(path, text, sizeof text)) return 0;
+    char *p = strrchr(text, ')');
+    for (int field = 2; p != NULL && field < 22; field++) p = strchr(p + 1, ' ');
+    if (p != NULL) t = strtoull(p, NULL, 10);
+    return t;
+}
+
+static void self(holder *h)
+{
+    *h = (holder){ .pid = (long)getpid(), .start = start_time((long)getpid()) };
+    if (gethostname(h->host, sizeof h->host) != 0 || h->host[0] == '\0') snprintf(h->host, sizeof h->host, "-");
+    h->host[sizeof h->host - 1] = '\0';
+}
+
+static bool read_holder(const char *path, holder *h)
+{
+    char text[256];
+    *h = (holder){ 0 };
+    return read_small(path, text, sizeof text) && sscanf(text, "%ld %llu %64s", &h->pid, &h->start, h->host) == 3 &&
+           h->pid > 0;
+}
+
+static bool is_alive(const holder *h)
+{
+    holder me;
+    self(&me);
+    if (strcmp(me.host, h->host) != 0) return true;
+    if (kill((pid_t)h->pid, 0) != 0 && errno == ESRCH) return false;
+    unsigned long long now = start_time(h->pid);
+    return now == 0 || h->start == 0 || now == h->start;
+}
+
+/* Puts our line at `path` if nothing is there. Returns errno: EEXIST when it is held. */
+static int try_create(const char *path, const char *temp)
+{
+    holder me;
+    self(&me);
+    unlink(temp); /* left by a killed process that had our pid */
+    int fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666), err = 0;
+    if (fd < 0) return errno;
+    if (dprintf(fd, "%ld %llu %s\n", me.pid, me.start, me.host) < 0 || fsync(fd) != 0) err = errno;
+    if (close(fd) != 0 && err == 0 && errno != EINTR) err = errno;
+    if (err == 0 && link(temp, path) != 0) err = errno;
+    if (err == EPERM || err == EOPNOTSUPP || err == ENOSYS) /* no hard links here: not to replace is what matters */
+        err = renameat2(AT_FDCWD, temp, AT_FDCWD, path, RENAME_NOREPLACE) == 0 ? 0 : errno;
+    unlink(temp);
+    return err;
+}
+
+/* Takes a lock whose holder is gone out of the way. Moved first and looked at again: of two processes that both saw the stale
+ * lock one may have put its own in place already, and that one must be given back. */
+static void take_away(const char *path, const char *temp)
+{
+    holder h;
+    if (rename(path, temp) != 0) return;
+    if (read_holder(temp, &h) && is_alive(&h) && link(temp, path) != 0 && errno != EEXIST) rename(temp, path);
+    unlink(temp);
+}
+
+static fq_status held(const char *path, fq_err *e)
+{
+    holder h;
+    char host[FQI_NAME_MAX + 1];
+    if (!read_holder(path, &h))
+        return fqi_fail(e, FQ_E_IO, FQI_FILE(path), "lock", "found a lock that names no process; remove it if none is running");
+    return fqi_fail(e, FQ_E_IO, FQI_FILE(path), "lock", "found it held by process %ld on %s, expected no other run", h.pid,
+                    fqi_escape(host, h.host));
+}
+
+fq_status fqi_lock(const char *path, fq_err *e)
+{
+    fqi_str temp = { 0 };
+    fqi_str_printf(&temp, "%s.%ld", path, (long)getpid());
+    if (temp.failed) return fqi_fail_nomem(e, "path");
+    int err = EEXIST;
+    for (int round = 0; round < 4 && err == EEXIST; round++) {
+        holder h;
+        err = try_create(path, temp.s);
+        if (err != EEXIST) break;
+        if (!read_holder(path, &h)) {
+            if (fqi_path_exists(path)) break; /* it is there, and not ours to judge */
+        } else if (is_alive(&h)) {
+            break;
+        } else {
+            take_away(path, temp.s);
+        }
+    }
+    fqi_str_free(&temp);
+    if (err == 0) return FQ_OK;
+    return err == EEXIST ? held(path, e) : fqi_fail_sys(e, path, "lock", err);
+}
+
+void fqi_unlock(const char *path)
+{
+    holder h;
+    if (read_holder(path, &h) && h.pid == (long)getpid()) unlink(path);
+}
