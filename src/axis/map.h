@@ -10,6 +10,10 @@
 
 #include "base/err.h"
 
+/* More runs than any axis needs (interleaving 29568 channels fully has 59136), few enough that a hostile fitq.json or an absurd
+ * request cannot take more than 64 MiB per map. */
+#define FQI_MAP_MAX_RUN (1u << 22)
+
 typedef struct fqi_run { int64_t src; int64_t count; } fqi_run;   /* src of the first; -1 = zeros */
 
 typedef struct fqi_map {
@@ -19,7 +23,7 @@ typedef struct fqi_map {
 } fqi_map;
 
 void fqi_map_free(fqi_map *m);                       /* NULL and zeroed are fine */
-bool fqi_map_append(fqi_map *m, int64_t src, int64_t count);   /* merges; false = out of memory. n_new grows */
+bool fqi_map_append(fqi_map *m, int64_t src, int64_t count);   /* merges; false = out of memory, or more than FQI_MAP_MAX_RUN. n_new grows */
 bool fqi_map_is_identity(const fqi_map *m);
 
 /* Constructors: m is overwritten. Return FQ_E_USAGE for lengths that make no sense (n_new < n_old, ...), FQ_E_NOMEM. */
@@ -45,7 +49,8 @@ fq_status fqi_map_stack(const fqi_map *in, int parts, fqi_map *out, fq_err *e);
 /* old index -> the first new index that reads it. FQ_E_INPUT "map-not-onto" if an old index is read by none. */
 fq_status fqi_map_inverse(const fqi_map *in, fqi_map *out, fq_err *e);
 
-typedef struct fqi_map_count { int64_t same, copy, zero, missing; } fqi_map_count;  /* copy: reads of an index already read */
+/* same: old indices that are read; copy: reads of an index already read. same + copy + zero = n_new, same + missing = n_old. */
+typedef struct fqi_map_count { int64_t same, copy, zero, missing; } fqi_map_count;
 fq_status fqi_map_count_uses(const fqi_map *m, fqi_map_count *out, fq_err *e);
 
 /* Text form for fitq.json: "0:128 -:1 128:127 ...". Parsing checks everything (ranges, totals). */

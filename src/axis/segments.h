@@ -16,24 +16,32 @@ typedef struct fqi_segment {
     uint64_t bytes;
 } fqi_segment;
 
-/* map[d] may be NULL (identity). Maps are borrowed and must outlive the walk. */
+/* map[d] may be NULL (identity). Maps are borrowed and must outlive the walk. A walk is plain data: a copy goes on from where the
+ * original stood. */
 typedef struct fqi_segments {
     int rank;
     unsigned elem_bytes;
     int64_t shape_new[FQ_MAX_RANK];
     int64_t stride[FQ_MAX_RANK];            /* of the source, in elements */
-    const fqi_map *map[FQ_MAX_RANK];
-    /* position: run index and offset inside it, per dimension; private */
+    const fqi_map *map[FQ_MAX_RANK];        /* NULL where it changes nothing */
+    uint64_t bytes;                         /* of the output: the sum of all segments */
+    /* private: the shape of the walk */
+    int leaf;                               /* last dimension that is walked; -1 = the tensor is one run */
+    bool leaf_whole;                        /* a run of the leaf is consecutive in the source */
+    uint64_t unit;                          /* bytes of one index of the leaf: the dimensions behind it lie together */
+    uint64_t below[FQ_MAX_RANK];            /* bytes of the output under one index of a dimension */
+    /* private: position. Run and index inside it, per dimension; the row is what the leaf is walked over */
     size_t run[FQ_MAX_RANK];
     int64_t in_run[FQ_MAX_RANK];
-    fqi_segment held;                       /* merged so far, not yet handed out */
-    bool started, done;
+    uint64_t row;                           /* source offset of the row in hand */
+    bool in_row, ended;
+    fqi_segment held;                       /* merged so far, not yet handed out; 0 bytes = none */
 } fqi_segments;
 
-/* shape: of the source. stride: NULL = row-major. Sub-byte dtypes are refused by the caller. FQ_E_USAGE if a map's n_old is not
- * the shape. */
+/* shape: of the source. stride: in elements, not negative; NULL = row-major. Sub-byte dtypes are refused by the caller. FQ_E_USAGE
+ * if a map's n_old is not the shape, FQ_E_INPUT if the tensor does not fit into 2^63 bytes. */
 fq_status fqi_segments_init(fqi_segments *s, int rank, const int64_t *shape, const int64_t *stride, unsigned elem_bytes, const fqi_map *const *map, fq_err *e);
-/* The next segment, as long as the maps allow (adjacent ones are merged; an identity is one segment), at most max_bytes (the
+/* The next segment, as long as the maps allow (adjacent ones are merged; an identity is one segment), at most max_bytes > 0 (the
  * rest comes with the next call). False at the end. */
 bool fqi_segments_next(fqi_segments *s, uint64_t max_bytes, fqi_segment *out);
 
