@@ -90,6 +90,9 @@ fq_status fqi_commit_dir(const char *staging, const char *target, bool replace, 
 fq_status fqi_lock(const char *path, fq_err *e);
 void fqi_unlock(const char *path);
 
+/* Bytes that the file system of an existing path has left for us; UINT64_MAX when it does not say. */
+uint64_t fqi_free_bytes(const char *path);
+
 double fqi_now_seconds(void);  /* monotonic */
 
 #endif

@@ -12,8 +12,11 @@
 #define HOLE_BUDGET (1u << 20)          /* ...while the slot has room for it */
 #define SLACK_BYTES (HOLE_BUDGET + 3 * FQI_IO_ALIGN)
 
-/* Every bulk extent may need its aligned hull. There are at most chunk / BULK_BYTES of them; small ones are packed. */
-static size_t buffer_bytes(size_t chunk) { return chunk + SLACK_BYTES + (chunk / BULK_BYTES + 2) * 3 * FQI_IO_ALIGN; }
+/* Every bulk extent may need its aligned hull; there are at most (chunk + holes) / BULK_BYTES of them. Small ones are packed. */
+static size_t buffer_bytes(size_t chunk)
+{
+    return chunk + SLACK_BYTES + ((chunk + HOLE_BUDGET) / BULK_BYTES + 2) * 3 * FQI_IO_ALIGN;
+}
 
 uint64_t fqi_slot_memory(size_t chunk)
 {
@@ -77,7 +80,7 @@ static bool take_pieces(fqi_gather *g, fqi_slot *s)
     bool ordered = true;
     uint64_t end = 0;
     fqi_segment seg;
-    while (s->n_piece < MAX_PIECE && s->bytes < s->chunk && next_segment(g, s->chunk - s->bytes, &seg)) {
+    while (g->left > 0 && s->n_piece < MAX_PIECE && s->bytes < s->chunk && next_segment(g, s->chunk - s->bytes, &seg)) {
         s->piece[s->n_piece++] = (fqi_piece){ .src = seg.src, .bytes = seg.bytes };
         s->bytes += (size_t)seg.bytes;
         g->left -= seg.bytes;

@@ -1,0 +1,160 @@
+/* journal.c - the resume record. See journal.h. */
+#include "job/journal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define JOURNAL_MAX_BYTES (1u << 30)
+#define SUM_LEN 19 /* " #" + 16 hex digits + newline */
+
+static void add_line(fqi_str *out, uint64_t *chain, const char *line)
+{
+    *chain = XXH3_64bits_withSeed(line, strlen(line), *chain);
+    fqi_str_printf(out, "%s #%016" PRIx64 "\n", line, *chain);
+}
+
+static fq_status flush_lines(fqi_journal *j, fqi_str *text, fq_err *e)
+{
+    fq_status s = text->failed ? fqi_fail_nomem(e, "journal") : FQ_OK;
+    if (s == FQ_OK && text->len > 0) s = fqi_writer_put(&j->w, text->s, text->len, e);
+    if (s == FQ_OK) s = fqi_writer_sync(&j->w, e);
+    fqi_str_free(text);
+    return s;
+}
+
+static void key_line(char *line, size_t n, const fqi_journal_key *k) { snprintf(line, n, "K %s %s", k->name, k->value); }
+
+static fq_status start(fqi_journal *j, const char *path, const fqi_journal_key *key, size_t n_key, fq_err *e)
+{
+    *j = (fqi_journal){ 0 };
+    FQI_TRY(fqi_remove_tree(path, e));
+    FQI_TRY(fqi_writer_open(&j->w, path, 0, 0, FQ_IO_BUFFERED, e));
+    fqi_str text = { 0 };
+    for (size_t i = 0; i < n_key; i++) {
+        char line[2048];
+        key_line(line, sizeof line, &key[i]);
+        add_line(&text, &j->chain, line);
+    }
+    return flush_lines(j, &text, e);
+}
+
+/* ---- reading back ---- */
+
+typedef struct reader {
+    const char *path;
+    char *at, *end;          /* unread text */
+    uint64_t chain;
+    size_t line;
+} reader;
+
+static fq_status damaged(const reader *r, const char *what, fq_err *e)
+{
+    return fqi_fail(e, FQ_E_RESUME, FQI_FILE(r->path), "journal", "found %s in line %zu, expected the record of an interrupted run; delete the unfinished output to start again", what, r->line);
+}
+
+/* Next whole line without its checksum, NUL-terminated; NULL at the end or at a torn last line. */
+static fq_status next_line(reader *r, char **line, fq_err *e)
+{
+    *line = NULL;
+    char *nl = r->at < r->end ? memchr(r->at, '\n', (size_t)(r->end - r->at)) : NULL;
+    if (!nl) return FQ_OK;
+    r->line++;
+    size_t n = (size_t)(nl - r->at) + 1;
+    if (n < SUM_LEN || memcmp(nl + 1 - SUM_LEN, " #", 2) != 0) return damaged(r, "no checksum", e);
+    char *sum = nl + 1 - SUM_LEN;
+    *sum = *nl = '\0';
+    uint64_t chain = XXH3_64bits_withSeed(r->at, (size_t)(sum - r->at), r->chain);
+    char want[17];
+    snprintf(want, sizeof want, "%016" PRIx64, chain);
+    if (strcmp(want, sum + 2) != 0) return damaged(r, "a wrong checksum", e);
+    r->chain = chain;
+    *line = r->at;
+    r->at = nl + 1;
+    return FQ_OK;
+}
+
+static fq_status read_keys(reader *r, const fqi_journal_key *key, size_t n_key, bool *torn, fq_err *e)
+{
+    for (size_t i = 0; i < n_key; i++) {
+        char *line, want[2048];
+        FQI_TRY(next_line(r, &line, e));
+        if (!line) { *torn = true; return FQ_OK; }   /* killed while the keys were written: nothing was done yet */
+        key_line(want, sizeof want, &key[i]);
+        if (strcmp(line, want) == 0) continue;
+        size_t n = strlen(key[i].name);
+        const char *found = strncmp(line, "K ", 2) == 0 && strncmp(line + 2, key[i].name, n) == 0 ? line + 3 + n : "another record";
+        return fqi_fail(e, FQ_E_RESUME, FQI_FILE(r->path), "resume-differs", "found %s %s in the unfinished output, expected %s; finish it with the same request, or delete it", key[i].name, found, key[i].value);
+    }
+    return FQ_OK;
+}
+
+static bool parse_hash(const char *s, fqi_hash128 *h)
+{
+    return sscanf(s, "%16" SCNx64 "%16" SCNx64, &h->hi, &h->lo) == 2;
+}
+
+static fq_status read_records(reader *r, fqi_hash128 *source, fqi_hash128 *out, size_t n_tensor, size_t *n_done, fq_err *e)
+{
+    for (;;) {
+        char *line, src[33], dst[33];
+        size_t k;
+        FQI_TRY(next_line(r, &line, e));
+        if (!line) return FQ_OK;
+        if (sscanf(line, "T %zu %32s %32s", &k, src, dst) != 3 || k != *n_done || k >= n_tensor) return damaged(r, "an unexpected record", e);
+        if (!parse_hash(src, &source[k]) || !parse_hash(dst, &out[k])) return damaged(r, "a bad hash", e);
+        ++*n_done;
+    }
+}
+
+fq_status fqi_journal_open(fqi_journal *j, const char *path, const fqi_journal_key *key, size_t n_key, bool resume,
+                           fqi_hash128 *source_hash, fqi_hash128 *out_hash, size_t n_tensor, fq_err *e)
+{
+    if (!resume || !fqi_path_exists(path)) return start(j, path, key, n_key, e);
+    char *text;
+    size_t n, n_done = 0;
+    bool torn = false;
+    FQI_TRY(fqi_file_slurp(path, JOURNAL_MAX_BYTES, &text, &n, e));
+    reader r = { .path = path, .at = text, .end = text + n };
+    fq_status s = read_keys(&r, key, n_key, &torn, e);
+    if (s == FQ_OK && !torn) s = read_records(&r, source_hash, out_hash, n_tensor, &n_done, e);
+    uint64_t valid = (uint64_t)(r.at - text);
+    free(text);
+    if (s != FQ_OK) return s;
+    if (torn || valid == 0) return start(j, path, key, n_key, e);
+    *j = (fqi_journal){ .chain = r.chain, .n_done = n_done };
+    return fqi_writer_open(&j->w, path, 0, valid, FQ_IO_BUFFERED, e);
+}
+
+fq_status fqi_journal_rewind(fqi_journal *j, const char *path, const fqi_journal_key *key, size_t n_key, size_t keep,
+                             const fqi_hash128 *source_hash, const fqi_hash128 *out_hash, fq_err *e)
+{
+    fqi_journal_close(j);
+    FQI_TRY(start(j, path, key, n_key, e));
+    return fqi_journal_record(j, keep, source_hash, out_hash, e);
+}
+
+fq_status fqi_journal_record(fqi_journal *j, size_t upto, const fqi_hash128 *source_hash, const fqi_hash128 *out_hash, fq_err *e)
+{
+    fqi_str text = { 0 };
+    for (size_t i = j->n_done; i < upto; i++) {
+        char line[128];
+        snprintf(line, sizeof line, "T %zu %016" PRIx64 "%016" PRIx64 " %016" PRIx64 "%016" PRIx64, i, source_hash[i].hi,
+                 source_hash[i].lo, out_hash[i].hi, out_hash[i].lo);
+        add_line(&text, &j->chain, line);
+    }
+    FQI_TRY(flush_lines(j, &text, e));
+    j->n_done = upto;
+    return FQ_OK;
+}
+
+void fqi_journal_close(fqi_journal *j)
+{
+    if (!j) return;
+    fqi_writer_abandon(&j->w);
+    *j = (fqi_journal){ 0 };
+}

@@ -1,0 +1,357 @@
+/* stream.c - the writing loop of pad and unpad. See stream.h. */
+#include "job/stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/pipeline.h"
+
+#define MAX_CHUNK (4u << 20)
+#define MIN_CHUNK (64u << 10)
+#define N_SLOT 6
+#define DEFAULT_MEMORY ((uint64_t)128 << 20)
+#define MAX_WORKER 8
+/* Work that a power cut may cost. An fsync after direct writes is cheap, so the figure only has to be small beside a model. */
+#define RECORD_BYTES ((uint64_t)512 << 20)
+
+typedef struct stream {
+    const fqi_stream_request *r;
+    fqi_slot slot[N_SLOT];
+    /* reader's */
+    size_t next;                 /* tensor to begin next */
+    bool in_tensor;
+    fqi_gather gather;
+    fqi_file file;
+    uint32_t file_shard;         /* index of the open source shard; UINT32_MAX = none */
+    /* writer's */
+    fqi_writer w;
+    bool w_open;
+    size_t shard;                /* shard being written */
+    size_t tensor;               /* tensor being written */
+    uint64_t unrecorded;         /* bytes since the last record */
+    XXH3_state_t *source, *out;
+    uint64_t source_pos;         /* bytes of the source tensor hashed so far */
+    bool source_in_order;
+    uint64_t done_bytes;
+    fqi_slot scratch;            /* for hashing a tensor that was not read front to back */
+} stream;
+
+/* ---- sizes ---- */
+
+static size_t chunk_of(const fq_run *run)
+{
+    uint64_t memory = run->memory_bytes != 0 ? run->memory_bytes : DEFAULT_MEMORY;
+    size_t chunk = MAX_CHUNK;
+    while (chunk >= MIN_CHUNK && fqi_slot_memory(chunk) * (N_SLOT + 1) + FQI_WRITE_BLOCK > memory) chunk /= 2;
+    return chunk;
+}
+
+fq_status fqi_stream_memory(const fq_run *run, uint64_t *bytes, fq_err *e)
+{
+    size_t chunk = chunk_of(run);
+    uint64_t least = fqi_slot_memory(MIN_CHUNK) * (N_SLOT + 1) + FQI_WRITE_BLOCK;
+    if (chunk < MIN_CHUNK)
+        return fqi_fail(e, FQ_E_USAGE, NULL, "memory-budget", "found %llu bytes, expected at least %llu", (unsigned long long)run->memory_bytes, (unsigned long long)least);
+    *bytes = fqi_slot_memory(chunk) * (N_SLOT + 1) + FQI_WRITE_BLOCK;
+    return FQ_OK;
+}
+
+/* ---- reading (reader thread) ---- */
+
+static fq_status open_source(stream *st, uint32_t shard, fq_err *e)
+{
+    if (st->file_shard == shard) return FQ_OK;
+    fqi_file_close(&st->file);
+    st->file_shard = UINT32_MAX;
+    FQI_TRY(fqi_ckpt_open_shard(st->r->ckpt, shard, st->r->run->io, &st->file, e));
+    st->file_shard = shard;
+    return FQ_OK;
+}
+
+static fq_status produce(void *user, void *slot_, bool *done, fq_err *e)
+{
+    stream *st = user;
+    fqi_slot *slot = slot_;
+    const fqi_outplan *p = st->r->plan;
+    if (!st->in_tensor) {
+        if (st->next == p->n_tensor) { *done = true; return FQ_OK; }
+        const fqi_out_tensor *t = &p->tensor[st->next];
+        if (t->src) FQI_TRY(open_source(st, t->src->shard, e));
+        FQI_TRY(fqi_gather_begin(&st->gather, &st->file, t->src, t->map, t->bytes_pad, e));
+        st->in_tensor = true;
+    }
+    FQI_TRY(fqi_gather_fill(&st->gather, slot, e));
+    slot->item = st->next;
+    if (slot->last) { st->in_tensor = false; st->next++; }
+    return FQ_OK;
+}
+
+static fq_status work(void *user, void *slot, fq_err *e)
+{
+    (void)user;
+    (void)e;
+    fqi_slot_assemble(slot);
+    return FQ_OK;
+}
+
+/* ---- hashing ---- */
+
+static fqi_hash128 digest(const XXH3_state_t *s)
+{
+    XXH128_hash_t h = XXH3_128bits_digest(s);
+    return (fqi_hash128){ .hi = h.high64, .lo = h.low64 };
+}
+
+fq_status fqi_hash_tensor(const fqi_file *file, const fqi_tensor *t, fqi_slot *slot, fqi_hash128 *out, fq_err *e)
+{
+    XXH3_state_t *state = XXH3_createState();
+    if (!state) return fqi_fail_nomem(e, "hash state");
+    XXH3_128bits_reset(state);
+    fqi_gather g;
+    fq_status s = fqi_gather_begin(&g, file, t, NULL, t->bytes, e);
+    do {
+        if (s == FQ_OK) s = fqi_gather_fill(&g, slot, e);
+        if (s != FQ_OK) break;
+        fqi_slot_assemble(slot);
+        XXH3_128bits_update(state, slot->data, slot->bytes);
+    } while (!slot->last);
+    if (s == FQ_OK) *out = digest(state);
+    XXH3_freeState(state);
+    return s;
+}
+
+/* The reader's extents cover the source front to back for every map that keeps order, so its hash costs no second read; what
+ * does not (a transposed tensor, swapped bytes) is read again at the end. */
+static void hash_source(stream *st, const fqi_slot *slot, const fqi_tensor *src)
+{
+    if (src->stride || src->byteswap) st->source_in_order = false;
+    for (size_t i = 0; i < slot->n_extent && st->source_in_order; i++) {
+        const fqi_extent *x = &slot->extent[i];
+        if (x->src > st->source_pos) { st->source_in_order = false; break; }
+        uint64_t skip = st->source_pos - x->src;
+        if (skip >= x->bytes) continue;
+        XXH3_128bits_update(st->source, x->data + skip, (size_t)(x->bytes - skip));
+        st->source_pos = x->src + x->bytes;
+    }
+}
+
+static fq_status finish_hashes(stream *st, size_t k, fq_err *e)
+{
+    const fqi_out_tensor *t = &st->r->plan->tensor[k];
+    st->r->out_hash[k] = digest(st->out);
+    if (!t->src) { st->r->source_hash[k] = (fqi_hash128){ 0, 0 }; return FQ_OK; }
+    if (st->source_in_order && st->source_pos == t->src->bytes) {
+        st->r->source_hash[k] = digest(st->source);
+        return FQ_OK;
+    }
+    fqi_file f;
+    FQI_TRY(fqi_ckpt_open_shard(st->r->ckpt, t->src->shard, st->r->run->io, &f, e));
+    fq_status s = fqi_hash_tensor(&f, t->src, &st->scratch, &st->r->source_hash[k], e);
+    fqi_file_close(&f);
+    return s;
+}
+
+/* ---- writing (calling thread) ---- */
+
+static char *shard_path(const stream *st, size_t shard) { return fqi_path_join(st->r->dir, st->r->plan->shard[shard].name); }
+
+/* Opens shard `shard` so that tensor `k` comes next. */
+static fq_status open_shard(stream *st, size_t shard, size_t k, fq_err *e)
+{
+    const fqi_out_shard *s = &st->r->plan->shard[shard];
+    fqi_str header = { 0 };
+    char *path = shard_path(st, shard);
+    fq_status status = path ? fqi_outplan_header(st->r->plan, shard, &header, e) : fqi_fail_nomem(e, "path");
+    uint64_t at = 0;
+    if (k > s->first) {
+        at = header.len;
+        for (size_t i = s->first; i < k; i++) at += st->r->plan->tensor[i].bytes_pad;
+    }
+    if (status == FQ_OK && at == 0) status = fqi_remove_tree(path, e);
+    if (status == FQ_OK) status = fqi_writer_open(&st->w, path, header.len + s->data_bytes, at, st->r->run->io, e);
+    if (status == FQ_OK) {
+        st->w_open = true;
+        st->shard = shard;
+        if (at == 0) status = fqi_writer_put(&st->w, header.s, header.len, e);
+    }
+    fqi_str_free(&header);
+    free(path);
+    return status;
+}
+
+static fq_status record(stream *st, size_t upto, fq_err *e)
+{
+    st->unrecorded = 0;
+    return fqi_journal_record(st->r->journal, upto, st->r->source_hash, st->r->out_hash, e);
+}
+
+static fq_status close_shard(stream *st, size_t next_tensor, fq_err *e)
+{
+    st->w_open = false;
+    FQI_TRY(fqi_writer_close(&st->w, e));
+    return record(st, next_tensor, e);
+}
+
+static fq_status begin_tensor(stream *st, size_t k, fq_err *e)
+{
+    size_t shard = st->r->plan->tensor[k].shard;
+    if (!st->w_open) FQI_TRY(open_shard(st, shard, k, e));
+    st->tensor = k;
+    st->source_pos = 0;
+    st->source_in_order = true;
+    XXH3_128bits_reset(st->source);
+    XXH3_128bits_reset(st->out);
+    return FQ_OK;
+}
+
+static fq_status end_tensor(stream *st, size_t k, fq_err *e)
+{
+    const fqi_outplan *p = st->r->plan;
+    FQI_TRY(finish_hashes(st, k, e));
+    if (k + 1 == p->shard[st->shard].first + p->shard[st->shard].n) return close_shard(st, k + 1, e);
+    if (st->unrecorded < RECORD_BYTES) return FQ_OK;
+    FQI_TRY(fqi_writer_sync(&st->w, e));
+    return record(st, k + 1, e);
+}
+
+static void report(const stream *st, size_t k)
+{
+    const fq_run *run = st->r->run;
+    if (!run->progress) return;
+    char shown[FQI_NAME_MAX + 1];
+    fq_progress p = {
+        .phase = st->r->phase, .item = fqi_escape(shown, st->r->plan->tensor[k].name),
+        .done_bytes = st->done_bytes, .total_bytes = st->r->plan->bytes_pad,
+        .done_items = k, .total_items = st->r->plan->n_tensor,
+    };
+    run->progress(run->user, &p);
+}
+
+/* Everything up to the tensor in hand is made durable, so that a resumed run loses at most that one. */
+static fq_status save_and_stop(stream *st, fq_err *e)
+{
+    if (st->w_open) FQI_TRY(fqi_writer_sync(&st->w, e));
+    FQI_TRY(record(st, st->tensor, e));
+    return fqi_fail(e, FQ_E_CANCELLED, FQI_FILE(st->r->dir), "interrupted", "found a request to stop after %zu of %zu tensors; --resume goes on from here", st->tensor, st->r->plan->n_tensor);
+}
+
+static fq_status consume(void *user, void *slot_, fq_err *e)
+{
+    stream *st = user;
+    fqi_slot *slot = slot_;
+    size_t k = slot->item;
+    const fqi_out_tensor *t = &st->r->plan->tensor[k];
+    const fq_run *run = st->r->run;
+    if (st->tensor != k) FQI_TRY(begin_tensor(st, k, e));
+    if (run->cancelled && run->cancelled(run->user)) return save_and_stop(st, e);
+    if (t->src) hash_source(st, slot, t->src);
+    XXH3_128bits_update(st->out, slot->data, slot->bytes);
+    FQI_TRY(fqi_writer_put(&st->w, slot->data, slot->bytes, e));
+    st->done_bytes += slot->bytes;
+    st->unrecorded += slot->bytes;
+    report(st, k);
+    return slot->last ? end_tensor(st, k, e) : FQ_OK;
+}
+
+/* ---- resuming ---- */
+
+/* Does the shard file hold its header, and tensor after tensor what the journal says? Returns how many of `n` tensors are
+ * good. The data is read back: a record says what was on the disk then, not what a power cut or a copy left of it. */
+static fq_status check_shard(stream *st, size_t shard, size_t n, size_t *good, fq_err *e)
+{
+    const fqi_out_shard *s = &st->r->plan->shard[shard];
+    fqi_str header = { 0 };
+    fqi_file f = FQI_FILE_NONE;
+    char *path = shard_path(st, shard), *found = NULL;
+    *good = 0;
+    fq_status status = path ? fqi_outplan_header(st->r->plan, shard, &header, e) : fqi_fail_nomem(e, "path");
+    if (status == FQ_OK && !(found = malloc(header.len))) status = fqi_fail_nomem(e, "shard header");
+    if (status != FQ_OK || !fqi_path_exists(path)) goto out;
+    status = fqi_file_open(&f, path, st->r->run->io, e);
+    if (status != FQ_OK || f.bytes < header.len) goto out;
+    status = fqi_file_read(&f, found, header.len, 0, e);
+    if (status != FQ_OK || memcmp(found, header.s, header.len) != 0) goto out;
+    for (uint64_t at = header.len; *good < n && status == FQ_OK; ++*good) {
+        size_t k = s->first + *good;
+        const fqi_out_tensor *t = &st->r->plan->tensor[k];
+        int64_t bytes = (int64_t)t->bytes_pad;
+        fqi_tensor raw = { .name = t->name, .shape = &bytes, .off = at, .bytes = t->bytes_pad, .dtype = FQ_DTYPE_U8, .rank = 1 };
+        fqi_hash128 h = { 0 };
+        if (at + t->bytes_pad > f.bytes) break;
+        status = fqi_hash_tensor(&f, &raw, &st->scratch, &h, e);
+        if (status == FQ_OK && (h.hi != st->r->out_hash[k].hi || h.lo != st->r->out_hash[k].lo)) break;
+        at += t->bytes_pad;
+    }
+out:
+    fqi_file_close(&f);
+    fqi_str_free(&header);
+    free(found);
+    free(path);
+    return status;
+}
+
+static fq_status resume(stream *st, uint64_t *resumed_bytes, fq_err *e)
+{
+    const fqi_outplan *p = st->r->plan;
+    size_t done = 0, claimed = st->r->journal->n_done;
+    for (size_t s = 0; s < p->n_shard && done < claimed; s++) {
+        size_t n = claimed - done < p->shard[s].n ? claimed - done : p->shard[s].n, good;
+        FQI_TRY(check_shard(st, s, n, &good, e));
+        done += good;
+        if (good < n) break;
+    }
+    if (done < claimed) {
+        if (st->r->run->log) st->r->run->log(st->r->run->user, FQ_LOG_WARN, "part of the unfinished output does not match its journal and is written again");
+        FQI_TRY(fqi_journal_rewind(st->r->journal, st->r->journal_path, st->r->key, st->r->n_key, done, st->r->source_hash, st->r->out_hash, e));
+    }
+    *resumed_bytes = 0;
+    for (size_t k = 0; k < done; k++) *resumed_bytes += p->tensor[k].bytes_pad;
+    st->next = done;
+    st->done_bytes = *resumed_bytes;
+    return FQ_OK;
+}
+
+/* ---- the whole ---- */
+
+static fq_status init(stream *st, const fqi_stream_request *r, fq_err *e)
+{
+    size_t chunk = chunk_of(r->run);
+    *st = (stream){ .r = r, .file = FQI_FILE_NONE, .file_shard = UINT32_MAX, .tensor = SIZE_MAX };
+    for (size_t i = 0; i < N_SLOT; i++) FQI_TRY(fqi_slot_init(&st->slot[i], chunk, e));
+    FQI_TRY(fqi_slot_init(&st->scratch, chunk, e));
+    st->source = XXH3_createState();
+    st->out = XXH3_createState();
+    return st->source && st->out ? FQ_OK : fqi_fail_nomem(e, "hash state");
+}
+
+static void fini(stream *st)
+{
+    for (size_t i = 0; i < N_SLOT; i++) fqi_slot_free(&st->slot[i]);
+    fqi_slot_free(&st->scratch);
+    XXH3_freeState(st->source);
+    XXH3_freeState(st->out);
+    fqi_file_close(&st->file);
+    if (st->w_open) fqi_writer_abandon(&st->w);
+}
+
+fq_status fqi_stream_run(const fqi_stream_request *r, uint64_t *resumed_bytes, fq_err *e)
+{
+    stream *st = fqi_calloc(1, sizeof *st);
+    if (!st) return fqi_fail_nomem(e, "I/O buffers");
+    void *slot[N_SLOT];
+    for (size_t i = 0; i < N_SLOT; i++) slot[i] = &st->slot[i];
+    int n_worker = r->run->n_thread > 0 ? r->run->n_thread : fqi_n_processor();
+    fqi_pipeline p = {
+        .user = st, .slot = slot, .n_slot = N_SLOT, .n_worker = n_worker < MAX_WORKER ? n_worker : MAX_WORKER,
+        .produce = produce, .work = work, .consume = consume,
+    };
+    fq_status s = init(st, r, e);
+    if (s == FQ_OK) s = resume(st, resumed_bytes, e);
+    if (s == FQ_OK) s = fqi_pipeline_run(&p, e);
+    fini(st);
+    free(st);
+    return s;
+}

@@ -1,0 +1,35 @@
+/* stream.h - writing the shards of an output table: read, map and write at the same time, in bounded memory, resumable.
+ *
+ *     reader thread: gather_fill  ->  worker threads: slot_assemble  ->  this thread: hash, fqi_writer, journal
+ *
+ * Shards are written one after another, each front to back. A tensor is recorded in the journal after its bytes were fsync'd. */
+#ifndef FITQ_JOB_STREAM_H
+#define FITQ_JOB_STREAM_H
+
+#include "job/gather.h"
+#include "job/journal.h"
+#include "job/outplan.h"
+
+typedef struct fqi_stream_request {
+    const fqi_outplan *plan;
+    const fq_ckpt *ckpt;
+    const char *dir;                 /* where the shards go (staging folder) */
+    const fq_run *run;               /* not NULL */
+    const char *phase;               /* for progress */
+    fqi_journal *journal;
+    const char *journal_path;
+    const fqi_journal_key *key; size_t n_key;
+    fqi_hash128 *source_hash;        /* per tensor: XXH3-128 of the source tensor, contiguous and little-endian */
+    fqi_hash128 *out_hash;           /* per tensor: of the bytes written */
+} fqi_stream_request;
+
+/* *resumed_bytes: output bytes that were found done (and were read back and compared with the journal). */
+fq_status fqi_stream_run(const fqi_stream_request *r, uint64_t *resumed_bytes, fq_err *e);
+
+/* Bytes of buffers that a run will hold, and whether `memory_bytes` is enough to work in (FQ_E_USAGE if not). */
+fq_status fqi_stream_memory(const fq_run *run, uint64_t *bytes, fq_err *e);
+
+/* XXH3-128 of a source tensor in its canonical form (contiguous, little-endian). */
+fq_status fqi_hash_tensor(const fqi_file *file, const fqi_tensor *t, fqi_slot *slot, fqi_hash128 *out, fq_err *e);
+
+#endif

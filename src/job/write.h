@@ -1,0 +1,31 @@
+/* write.h - the second half of every job that makes a checkpoint: an output table becomes a committed folder. */
+#ifndef FITQ_JOB_WRITE_H
+#define FITQ_JOB_WRITE_H
+
+#include "job/outplan.h"
+
+typedef struct fqi_write_request {
+    const fq_ckpt *ckpt;
+    const fqi_outplan *plan;
+    const char *target;
+    bool overwrite, resume;
+    const fq_run *run;              /* not NULL */
+    const char *phase;
+    const char *config; size_t n_config;   /* config.json as it will be */
+    /* Text of fitq.json once the hashes are known (caller frees); NULL = none is written. */
+    fq_status (*provenance)(void *user, const fqi_hash128 *source_hash, char **text, size_t *n, fq_err *e);
+    /* Looks at the hashes of what was written before anything is committed; NULL = nothing to check. */
+    fq_status (*check)(void *user, const fqi_hash128 *out_hash, fq_err *e);
+    void *user;
+} fqi_write_request;
+
+typedef struct fqi_write_result { uint64_t file_bytes, peak_memory_bytes, resumed_bytes; } fqi_write_result;
+
+fq_status fqi_write_checkpoint(const fqi_write_request *r, fqi_write_result *out, fq_err *e);
+/* file_bytes and peak_memory_bytes only; touches nothing. */
+fq_status fqi_write_estimate(const fqi_write_request *r, fqi_write_result *out, fq_err *e);
+
+/* The shard size asked for, or the default of 5 GB (as transformers). */
+uint64_t fqi_shard_bytes(uint64_t asked);
+
+#endif
