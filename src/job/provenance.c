@@ -181,6 +181,9 @@ static fq_status read_maps(const json_t *o, const char *file, fqi_maps *out, fq_
         json_int_t n_new = json_integer_value(json_object_get(one, "new"));
         if (!runs || n_old <= 0 || n_new <= 0) return bad(e, file, "a map without old, new or runs");
         FQI_TRY(fqi_map_parse(runs, n_old, n_new, file, &out->map[a], e));
+        fqi_map_count uses;
+        FQI_TRY(fqi_map_count_uses(&out->map[a], &uses, e));
+        if (uses.missing != 0) return bad(e, file, "a map that loses channels");   /* padding never does */
     }
     if (known != json_object_size(o)) return bad(e, file, "a map of an unknown axis");
     return fqi_maps_finish(out, e);
