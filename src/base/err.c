@@ -9,24 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FILE_MAX 1024 /* escaped bytes of a path in a message; two may stand in one line, so they cannot have it all */
+#include "base/utf8.h"
 
-/* Bytes of the well-formed UTF-8 sequence at s (Unicode, table 3-7: no overlong forms, no surrogates), 0 if there is none. */
-static size_t utf8_sequence(const unsigned char *s, size_t n, uint32_t *code)
-{
-    static const uint32_t smallest[5] = { 0, 0, 0x80, 0x800, 0x10000 };
-    if (s[0] < 0x80) { *code = s[0]; return 1; }
-    size_t len = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || n < len) return 0;
-    uint32_t c = s[0] & (0x7fu >> len);
-    for (size_t i = 1; i < len; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
-        c = c << 6 | (s[i] & 0x3f);
-    }
-    if (c < smallest[len] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) return 0;
-    *code = c;
-    return len;
-}
+#define FILE_MAX 1024 /* escaped bytes of a path in a message; two may stand in one line, so they cannot have it all */
 
 /* May the code point be shown as it is? C0, DEL and C1 steer terminals; the bidirectional marks and the line separators make
  * a line look like another one; quotes and the backslash would make the escaped form ambiguous. */
@@ -46,7 +31,7 @@ static char *escape(char *out, size_t cap, const char *name, size_t len)
     size_t n = 0, cut = 0; /* cut: how much of out stands when "..." must follow */
     for (size_t i = 0; i < len;) {
         uint32_t code = 0;
-        size_t seq = utf8_sequence(s + i, len - i, &code);
+        size_t seq = fqi_utf8_sequence(s + i, len - i, &code);
         bool plain = seq != 0 && is_plain(code);
         size_t from = seq != 0 ? seq : 1, to = plain ? from : 4 * from;
         if (n + to > cap - 1) {

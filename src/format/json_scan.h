@@ -12,7 +12,7 @@
 typedef enum fqi_json_kind {
     FQI_JSON_OBJECT, FQI_JSON_OBJECT_END, FQI_JSON_ARRAY, FQI_JSON_ARRAY_END,
     FQI_JSON_KEY, FQI_JSON_STRING, FQI_JSON_NUMBER, FQI_JSON_TRUE, FQI_JSON_FALSE, FQI_JSON_NULL,
-    FQI_JSON_END   /* after the last value; only spaces followed (see allow_trailing) */
+    FQI_JSON_END   /* after the last value; only white space followed */
 } fqi_json_kind;
 
 #define FQI_JSON_DEPTH 64   /* deeper nesting is refused */
@@ -39,6 +39,8 @@ fq_status fqi_json_next(fqi_json_scan *s, fq_err *e);
 /* Current token is a NUMBER that must be a plain non-negative integer ("8", not "8.0", "8e0", "-0") < 2^63. Never goes
  * through double. what names it in the message. */
 fq_status fqi_json_u63(const fqi_json_scan *s, const char *what, uint64_t *out, fq_err *e);
+/* The current token in words, for "found X": 8.0, "text", an object. Returns out. */
+char *fqi_json_describe(const fqi_json_scan *s, char out[FQI_NAME_MAX + 1]);
 /* Skips the value whose first token is current (the whole object or array). */
 fq_status fqi_json_skip(fqi_json_scan *s, fq_err *e);
 
