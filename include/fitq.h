@@ -359,7 +359,8 @@ typedef struct fq_verify_report {
     char first_bad[512];          /* the first difference, as an error line; "" if none */
 } fq_verify_report;
 
-/* The structural proof: B against A under the maps in B's fitq.json (none: identity). FQ_E_DIFFERS if it fails. */
+/* The structural proof: B against A under the maps in B's fitq.json (none: identity). FQ_E_DIFFERS if it fails; the
+ * report is filled then too, and everything was compared: the counts are of the whole. */
 fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_verify_report *report, fq_err *e);
 
 #ifdef __cplusplus
