@@ -8,17 +8,17 @@
 #include "arch/family.h"
 #include "format/json_tree.h"
 
-/* From text. root receives the parsed tree if not NULL (caller decrefs). *family is NULL when model_type is unknown.
- * layer_is_sparse: if not NULL, *layer_is_sparse receives num_hidden_layers flags (caller frees). */
+/* A config.json, read and kept; fqi_config_free frees what is owned. */
 typedef struct fqi_config {
     fq_model model;
-    const fqi_family *family;
+    const fqi_family *family;   /* NULL when the table has no such model_type */
     bool *layer_is_sparse;      /* num_hidden_layers entries */
     json_t *root;
-    bool text_in_sub;           /* the text fields sit in family->text_config */
+    bool text_in_sub;           /* the text fields sit in family->text_config (of an unknown family: text_config) */
     char *text; size_t n_text;  /* the file as it was */
 } fqi_config;
 
+/* On failure *out is untouched. load: PATH is the file, or a folder that has one; at most 16 MiB. */
 fq_status fqi_config_parse(const char *text, size_t n, const char *file, fqi_config *out, fq_err *e);
 fq_status fqi_config_load(const char *path, fqi_config *out, fq_err *e);
 void fqi_config_free(fqi_config *c);

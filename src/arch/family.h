@@ -58,6 +58,7 @@ typedef struct fqi_family {
     const char *text_config;              /* config.json member with the text fields, "" = top level or this if present */
     bool qkv_bias_default, head_dim_from_config, qk_norm;
     bool can_be_llama;                    /* same function as LlamaForCausalLM with attention_bias (docs/padding.md) */
+    const struct fqi_config_rules *rules; /* how its config.json is read; private to src/arch */
 } fqi_family;
 
 const fqi_family *fqi_family_find(const char *model_type);

@@ -1,0 +1,33 @@
+/* reader.h - looking things up in a config.json; shared by config.c and config_quant.c. */
+#ifndef FITQ_ARCH_READER_H
+#define FITQ_ARCH_READER_H
+
+#include "arch/config.h"
+#include "arch/table.h"
+
+#define FQI_MAX_WIDTH 134217728       /* 2^27: hidden, vocabulary and MLP widths; published models stay below 2^19 */
+#define FQI_MAX_LAYER 10000
+#define FQI_MAX_HEAD 65536
+#define FQI_MAX_EXPERT 65536
+#define FQI_MAX_PARAM (INT64_C(1) << 56)   /* so that bytes, also padded and at 8 bytes each, stay in int64 */
+
+typedef struct fqi_reader {
+    const json_t *root, *sub;          /* sub: text_config, or NULL. A key is looked up there first */
+    const fqi_config_rules *rules;
+    const char *file;
+    fq_model *m;
+    bool *sparse;                      /* num_hidden_layers flags, owned by whoever made the reader */
+} fqi_reader;
+
+/* Value of a key, NULL when absent or null. */
+const json_t *fqi_reader_find(const fqi_reader *r, const char *key);
+/* The object that holds the key (the root when nobody does). */
+const json_t *fqi_reader_holder(const fqi_reader *r, const char *key);
+/* FQ_E_INPUT with the rule of json_tree.h's getters: "FILE: json-field: KEY: found VALUE, expected WHAT". */
+#define FQI_RULE_FIELD "json-field"
+fq_status fqi_reader_fail(const fqi_reader *r, const char *key, const json_t *found, const char *expected, fq_err *e);
+
+/* config.json's quantization_config into m->quant... (config_quant.c). */
+fq_status fqi_reader_quant(const fqi_reader *r, fq_err *e);
+
+#endif
