@@ -384,5 +384,8 @@ void args_help(const arg_command *c)
     }
     if (c->more_help) c->more_help();
     printf("\nexamples:\n%s", c->examples);
-    printf("\nexit status:\n  0 done; 2 usage; 3 bad input; 4 I/O; 5 memory%s\n", c->exit_status ? c->exit_status : "");
+    char status[256];
+    snprintf(status, sizeof status, "0 done; 2 usage; 3 bad input; 4 I/O; 5 memory%s", c->exit_status ? c->exit_status : "");
+    printf("\nexit status:\n  ");
+    wrapped(status, 2);
 }

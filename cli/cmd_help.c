@@ -39,7 +39,7 @@ static bool check_ids(const arg_command *c, const char *what, id_at *at, arg_str
         while (k < n_known && strcmp(known[k], list->v[i]) != 0) k++;
         if (k < n_known) continue;
         const char *near = args_nearest(list->v[i], known);
-        args_usage(c->name, "unknown %s \"%s\"%s%s%s; `fitq help %ss` lists them", what, list->v[i],
+        args_usage(c->name, "unknown %s \"%s\"%s%s%s (`fitq help %ss` lists them)", what, list->v[i],
                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "", what);
         return false;
     }

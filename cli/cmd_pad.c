@@ -156,7 +156,7 @@ const arg_command cmd_pad = {
                 "  fitq pad Qwen2-72B -o out --tp 2,4,8 --format gptq-marlin,awq --layout tail\n"
                 "  fitq pad Qwen2-72B -o out --set intermediate_size=29696 --dry-run\n"
                 "  fitq pad Qwen2-7B -o out --tp 8 --as llama\n",
-    .exit_status = "; 9 nothing that --resume\n  could continue; 128+n stopped by signal n, to be continued with --resume",
+    .exit_status = "; 9 nothing that --resume could continue; 128+n stopped by signal n, to be continued with --resume",
     .option = options, .n_option = sizeof options / sizeof options[0],
     .min_operand = 1, .max_operand = 1, .run = run_pad, .more_help = list_families,
 };
