@@ -1,7 +1,12 @@
 /* catalogue.h - a checkpoint folder as one table of tensors.
  *
  * Opening reads headers only and collects findings instead of stopping at the first: inspect prints all of them, the jobs refuse
- * to start while one is an error (fq_ckpt_check). Shards stay open (at most 64 descriptors; reopened on demand beyond). */
+ * to start while one is an error (fq_ckpt_check). No file stays open: a job opens the shard it reads from.
+ *
+ * Which files are read: with an index, those it names and no others; without, every *.safetensors of the folder; without any of
+ * those, pytorch_model*.bin. An index is believed about nothing: each name in it must be a plain file name that resolves to
+ * something inside the folder before it is opened. The one exception is the cache of the Hugging Face hub, where
+ * snapshots/REVISION/x is a link to ../../blobs/HASH: a link into the blobs folder beside the snapshots folder is followed. */
 #ifndef FITQ_CHECKPOINT_CATALOGUE_H
 #define FITQ_CHECKPOINT_CATALOGUE_H
 
@@ -16,7 +21,7 @@ typedef struct fqi_shard {
     bool torch;            /* a .bin zip, not safetensors */
     uint64_t bytes;
     int64_t mtime_ns;
-    uint64_t header_hash;  /* XXH3 of the header bytes (safetensors) or of data.pkl's descriptors (torch): fingerprint for resume */
+    uint64_t header_hash;  /* XXH3 of the header bytes (safetensors) or of the tensors' descriptors (torch): fingerprint for resume */
 } fqi_shard;
 
 struct fq_ckpt {
@@ -25,10 +30,12 @@ struct fq_ckpt {
     char *dir;                  /* folder, or the folder of the single file */
     fqi_shard *shard; size_t n_shard;
     fqi_tensor *tensor; size_t n_tensor;     /* name order, no duplicates */
-    fqi_bound *bound;                        /* per tensor; NULL until a family and a naming are known */
+    fqi_bound *bound;                        /* per tensor; NULL until a family and a naming are known. Unknown names: canonical
+                                                NULL. Parts of quantized modules: row NULL, like what is passed through */
     bool has_config; fqi_config config;
     bool has_naming; fqi_naming naming;
-    struct fqi_find { fq_finding f; } *finding; size_t n_finding;
+    fq_finding *finding; size_t n_finding;   /* errors first */
+    size_t n_error;                          /* errors found, those beyond the listed ones too */
     void *priv;                 /* parser tables that own names and shapes */
 };
 
