@@ -1,0 +1,34 @@
+/* solve.h - from units to fits: the alternatives for one entry, and what an fq_plan holds. */
+#ifndef FITQ_PLAN_SOLVE_H
+#define FITQ_PLAN_SOLVE_H
+
+#include "plan/judge.h"
+
+/* Resolved request. */
+typedef struct fqi_ask {
+    int64_t context;
+    int kv_cache_bits;
+    uint64_t gpu_memory_bytes;
+} fqi_ask;
+
+enum { FQI_MAX_HEAD_PLAN = 6, FQI_MAX_OPTION = 48 };
+
+/* The lengths that satisfy all units at once, one fit per head plan, cheapest first. Returns how many; 0 = none. `c` lends shape
+ * and prices (its units are u[i]). */
+size_t fqi_fits_of(const fqi_case *c, const fqi_units *u, size_t n_unit, fq_fit *out, size_t max);
+
+/* fqi_units_of, with the prices of heads and the head_dim question filled in. */
+void fqi_units_priced(const fqi_case *c, const fqi_ask *ask, fqi_units *out);
+
+/* Does this fit change heads in a way that the engine of the case only reads as another architecture? */
+bool fqi_needs_reexpress(const fqi_case *c, const fq_fit *fit);
+
+/* Fills the options of an entry (sorted, priced) for a case that may or may not run as it is. Returns how many. */
+size_t fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fq_option *out, size_t max);
+
+/* The memory fields of an entry: d, the lengths of the option that is chosen. */
+void fqi_memory_fill(const fqi_case *c, const fqi_dims *d, const fqi_ask *ask, fq_plan_entry *out);
+/* CUDA context, communication buffers and activations of one GPU. */
+#define FQI_OVERHEAD_BYTES ((uint64_t)3 << 29)
+
+#endif
