@@ -1,6 +1,7 @@
 /* cmd_plan.c - which GPU counts run a model, why the others do not, and the cheapest fix.
  *
  * This file asks the library and finds out what to advise; plan_text.c and plan_json.c print it. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,19 @@ static bool same_fit(const fq_fit *a, const fq_fit *b)
            a->vocab_size_pad == b->vocab_size_pad;
 }
 
+/* What an entry says about the ways to do without padding. */
+static void look_at(const fq_plan_entry *x, plan_advice *a)
+{
+    if (x->n_option > 0 && strcmp(x->option[0].reexpress_as, "llama") == 0) a->as_llama = true;
+    if (x->verdict != FQ_NEEDS_FIT || x->n_option == 0) return;
+    const fq_option *o = &x->option[0];
+    bool padded = fit_changes(&o->fit);
+    a->needs = true;
+    a->by_experts = a->by_experts && o->expert_parallel && !padded;
+    if (padded || o->group_size <= 0) a->by_groups = 0;
+    else if (o->group_size < a->by_groups) a->by_groups = o->group_size;
+}
+
 /* What one checkpoint for `tp` (a subset of the counts) has to be. */
 static plan_advice advise(const plan_view *v, const int *tp, size_t n_tp)
 {
@@ -40,11 +54,11 @@ static plan_advice advise(const plan_view *v, const int *tp, size_t n_tp)
     if (fq_plan_create(v->model, &r, &p, NULL) != FQ_OK) return a;
     a.possible = fq_plan_joint_fit(p, &a.fit, NULL) == FQ_OK;
     a.changes = a.possible && fit_changes(&a.fit);
-    for (size_t i = 0; i < fq_plan_n_entry(p); i++) {
-        const fq_plan_entry *x = fq_plan_get_entry(p, i);
-        if (x->n_option > 0 && strcmp(x->option[0].reexpress_as, "llama") == 0) a.as_llama = true;
-        if (x->verdict == FQ_NEEDS_FIT) a.needs = true;
-    }
+    a.by_experts = true;
+    a.by_groups = INT_MAX;
+    for (size_t i = 0; i < fq_plan_n_entry(p); i++) look_at(fq_plan_get_entry(p, i), &a);
+    a.by_experts = a.needs && a.by_experts;
+    if (!a.needs || a.by_groups == INT_MAX) a.by_groups = 0;
     fq_plan_free(p);
     return a;
 }

@@ -216,14 +216,45 @@ static int text_width(const char *s)
     return n;
 }
 
-/* One padded cell; the last column is not padded, so that no line ends in spaces. */
-static void print_cell(const char *text, out_style s, int width, bool right, bool last)
+void out_flow(const char *text, int at, int indent, out_style s)
+{
+    int column = at;
+    bool first = true;
+    while (*text) {
+        char raw[512], word[2048];
+        size_t n = strcspn(text, " ");
+        snprintf(raw, sizeof raw, "%.*s", (int)n, text);
+        escape(raw, word, sizeof word);
+        int width = text_width(word);
+        if (!first && column + 1 + width > OUT_WIDTH) {
+            printf("\n%*s", indent, "");
+            column = indent;
+            first = true;
+        }
+        printf("%s%s%s%s", first ? "" : " ", out_on(s), word, out_off(s));
+        column += width + !first;
+        first = false;
+        text += n;
+        text += strspn(text, " ");
+    }
+    putchar('\n');
+}
+
+#define WRAP_ROOM 24   /* narrower than this a wrapped column is worse than a long line */
+
+/* One padded cell; the last column is not padded, so that no line ends in spaces, but wrapped. */
+static void print_cell(const char *text, out_style s, int width, bool right, int column, bool last)
 {
     int fill = width - text_width(text);
     if (fill < 0) fill = 0;
     if (right) printf("%*s", fill, "");
+    if (last && !right && column + text_width(text) > OUT_WIDTH && column <= OUT_WIDTH - WRAP_ROOM) {
+        out_flow(text, column, column + 2, s);
+        return;
+    }
     printf("%s%s%s", out_on(s), text, out_off(s));
-    if (!right && !last) printf("%*s", fill, "");
+    if (last) putchar('\n');
+    else if (!right) printf("%*s", fill, "");
 }
 
 static void table_widths(const out_table *t, int *width)
@@ -248,16 +279,15 @@ static void table_row(const out_table *t, char *const *row, const out_style *sty
         if (width[c] > 0 && (row == NULL || *text)) last = c;
     }
     printf("%*s", indent, "");
-    bool first = true;
+    int column = indent;
     for (size_t c = 0; c <= last; c++) {
         if (width[c] == 0) continue;
         bool right = t->head[c][0] == '>';
         const char *text = row ? row[c] : t->head[c] + right;
-        printf("%s", first ? "" : "  ");
-        print_cell(text, row ? style[c] : OUT_DIM, width[c], right, c == last);
-        first = false;
+        print_cell(text, row ? style[c] : OUT_DIM, width[c], right, column, c == last);
+        if (c < last) printf("  ");
+        column += width[c] + 2;
     }
-    putchar('\n');
 }
 
 void out_table_print(out_table *t, int indent)

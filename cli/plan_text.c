@@ -10,12 +10,22 @@
 #include "output.h"
 #include "plan_view.h"
 
-#define WIDTH 98
+#define MAX_ENGINE 16
 
-/* Entries first .. first + n-1 of one engine and format. */
-typedef struct block { const plan_view *v; size_t first, n; } block;
+/* One format under one engine, or under several that say the same. Entries first[e] .. first[e] + n-1 are those of engine e. */
+typedef struct block {
+    const plan_view *v;
+    size_t first[MAX_ENGINE], n_engine;
+    size_t n;
+} block;
 
-static const fq_plan_entry *entry_of(const block *b, size_t i) { return fq_plan_get_entry(b->v->plan, b->first + i); }
+static const fq_plan_entry *entry_at(const block *b, size_t engine, size_t i)
+{
+    return fq_plan_get_entry(b->v->plan, b->first[engine] + i);
+}
+
+/* The first engine speaks for all of them. */
+static const fq_plan_entry *entry_of(const block *b, size_t i) { return entry_at(b, 0, i); }
 
 static bool is_silent(const fq_plan_entry *x)
 {
@@ -24,30 +34,17 @@ static bool is_silent(const fq_plan_entry *x)
     return false;
 }
 
-static void heading(const char *title) { printf("\n%s%s%s\n", out_on(OUT_BOLD), title, out_off(OUT_BOLD)); }
-
-/* Prints text wrapped at WIDTH; the first line starts at column `at`, the others at `indent`. */
-static void flow(const char *text, size_t at, size_t indent)
+static bool all_silent(const fq_plan_entry *x)
 {
-    size_t column = at;
-    bool first = true;
-    while (*text) {
-        size_t n = strcspn(text, " ");
-        if (!first && column + 1 + n > WIDTH) {
-            printf("\n%*s", (int)indent, "");
-            column = indent;
-            first = true;
-        }
-        char word[512];
-        snprintf(word, sizeof word, "%.*s", (int)n, text);
-        if (!first) putchar(' ');
-        out_escaped(stdout, word);
-        column += n + !first;
-        first = false;
-        text += n;
-        text += strspn(text, " ");
-    }
+    for (size_t i = 0; i < x->n_violation; i++)
+        if (!x->violation[i].silent) return false;
+    return x->n_violation > 0;
+}
+
+static void heading(const char *title)
+{
     putchar('\n');
+    out_flow(title, 0, 0, OUT_BOLD);
 }
 
 /* ---- the model ------------------------------------------------------------------------------------------------- */
@@ -72,7 +69,7 @@ static void model_line(const plan_view *v)
     printf("%s", out_on(OUT_BOLD));
     out_escaped(stdout, m->architecture[0] ? m->architecture : m->model_type);
     printf("%s  ", out_off(OUT_BOLD));
-    flow(text, strlen(m->architecture[0] ? m->architecture : m->model_type) + 2, 2);
+    out_flow(text, (int)strlen(m->architecture[0] ? m->architecture : m->model_type) + 2, 2, OUT_PLAIN);
     if (!m->family[0]) {
         printf("%sfitq can plan this family from its dimensions, but not pad it%s (`fitq help families`)\n", out_on(OUT_YELLOW),
                out_off(OUT_YELLOW));
@@ -81,23 +78,47 @@ static void model_line(const plan_view *v)
 
 /* ---- overview -------------------------------------------------------------------------------------------------- */
 
-static void overview_cell(out_table *t, const fq_plan_entry *x)
+/* Which explanations the overview needs below it. */
+typedef struct legend { bool pad, experts, groups, silent; } legend;
+
+static void overview_cell(out_table *t, const fq_plan_entry *x, legend *l)
 {
     const char *mark = is_silent(x) ? " !" : "";
-    if (x->verdict == FQ_RUNS) out_cell(t, OUT_GREEN, "runs");
-    else if (x->verdict == FQ_IMPOSSIBLE || x->n_option == 0) out_cell(t, OUT_RED, "no%s", mark);
-    else if (x->option[0].expert_parallel) out_cell(t, OUT_YELLOW, "experts%s", mark);
-    else if (x->option[0].group_size) out_cell(t, OUT_YELLOW, "groups of %d%s", x->option[0].group_size, mark);
-    else out_cell(t, OUT_YELLOW, "pad %s%s", out_percent(x->option[0].param_percent).s, mark);
+    l->silent |= is_silent(x);
+    if (x->verdict == FQ_RUNS) {
+        out_cell(t, OUT_GREEN, "runs%s", mark);
+    } else if (x->verdict == FQ_IMPOSSIBLE || x->n_option == 0) {
+        out_cell(t, OUT_RED, "no%s", mark);
+    } else if (x->option[0].expert_parallel) {
+        out_cell(t, OUT_YELLOW, "experts%s", mark);
+        l->experts = true;
+    } else if (x->option[0].group_size) {
+        out_cell(t, OUT_YELLOW, "groups/%d%s", x->option[0].group_size, mark);
+        l->groups = true;
+    } else {
+        out_cell(t, OUT_YELLOW, "%s%s", out_percent(x->option[0].param_percent).s, mark);
+        l->pad = true;
+    }
+}
+
+static void explain(const legend *l)
+{
+    printf("%s", out_on(OUT_DIM));
+    if (l->pad) printf("+N %%      runs after padding, with so many more parameters\n");
+    if (l->groups) printf("groups/N  runs when quantized in groups of N\n");
+    if (l->experts) printf("experts   runs with expert parallelism\n");
+    printf("%s", out_off(OUT_DIM));
+    if (l->silent)
+        printf("%s!%s         as it is, it loads without an error and computes something else\n", out_on(OUT_RED), out_off(OUT_RED));
 }
 
 static void overview(const plan_view *v)
 {
-    size_t n_tp = v->request->n_tp, n = fq_plan_n_entry(v->plan), n_row = n / n_tp;
+    size_t n_tp = v->request->n_tp, n = fq_plan_n_entry(v->plan);
     char title[OUT_MAX_COLUMN][16];
     const char *head[OUT_MAX_COLUMN] = { "ENGINE", "FORMAT" };
-    bool silent = false;
-    if (n_tp + 2 > OUT_MAX_COLUMN || n_row < 2) return;
+    legend l = { 0 };
+    if (n_tp + 2 > OUT_MAX_COLUMN || n / n_tp < 2) return;
     for (size_t i = 0; i < n_tp; i++) {
         int tp = fq_plan_get_entry(v->plan, i)->tp;
         snprintf(title[i], sizeof title[i], "%d GPU%s", tp, tp == 1 ? "" : "s");
@@ -111,19 +132,18 @@ static void overview(const plan_view *v)
             out_cell(&t, OUT_PLAIN, "%s", x->engine->id);
             out_cell(&t, OUT_PLAIN, "%s", x->format->id);
         }
-        overview_cell(&t, x);
-        silent |= is_silent(x);
+        overview_cell(&t, x, &l);
     }
     putchar('\n');
     out_table_print(&t, 0);
-    if (silent) printf("%s!  loads without an error and computes something else%s\n", out_on(OUT_RED), out_off(OUT_RED));
+    explain(&l);
 }
 
 /* ---- one engine and format ------------------------------------------------------------------------------------- */
 
 static void prices(const block *b)
 {
-    static const char *const head[] = { ">GPUS", "VERDICT", ">WEIGHTS/GPU", ">KV/TOKEN/GPU", ">PARAMETERS", "FIX" };
+    static const char *const head[] = { ">GPUS", "VERDICT", ">WEIGHTS/GPU", ">KV/TOKEN", ">PARAMS", "FIX" };
     out_table t;
     out_table_start(&t, head, 6);
     for (size_t i = 0; i < b->n; i++) {
@@ -132,6 +152,7 @@ static void prices(const block *b)
         bool priced = o && x->verdict != FQ_IMPOSSIBLE;
         out_cell(&t, OUT_PLAIN, "%d", x->tp);
         if (x->verdict == FQ_RUNS) out_cell(&t, OUT_GREEN, "runs as it is");
+        else if (x->verdict == FQ_NEEDS_FIT && all_silent(x)) out_cell(&t, OUT_RED, "wrong results");
         else if (x->verdict == FQ_NEEDS_FIT) out_cell(&t, OUT_YELLOW, "does not run");
         else out_cell(&t, OUT_RED, "no way known");
         out_cell(&t, OUT_PLAIN, "%s", priced ? out_bytes(o->weight_bytes_per_gpu).s : "");
@@ -145,14 +166,22 @@ static void prices(const block *b)
 static void notes(const block *b)
 {
     for (size_t i = 0; i < b->n; i++) {
-        const fq_plan_entry *x = entry_of(b, i);
-        if (!x->note[0]) continue;
-        /* the same note for several counts is said once */
-        bool said = false;
-        for (size_t k = 0; k < i; k++) said |= strcmp(entry_of(b, k)->note, x->note) == 0;
+        const char *note = entry_of(b, i)->note;
+        bool said = note[0] == '\0';
+        for (size_t k = 0; k < i; k++) said |= strcmp(entry_of(b, k)->note, note) == 0;
         if (said) continue;
+        /* the same note for several counts is said once */
+        char text[1024];
+        size_t used = 0, same = 0;
+        for (size_t k = i; k < b->n && used < sizeof text; k++) {
+            if (strcmp(entry_of(b, k)->note, note) != 0) continue;
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", same ? ", " : "", entry_of(b, k)->tp);
+            same++;
+        }
+        if (same == b->n) used = 0;
+        if (used < sizeof text) snprintf(text + used, sizeof text - used, "%s%s", used ? " GPUs: " : "", note);
         printf("  note: ");
-        flow(x->note, 8, 8);
+        out_flow(text, 8, 8, OUT_PLAIN);
     }
 }
 
@@ -181,7 +210,7 @@ static void memory(const block *b)
     out_table_print(&t, 2);
 }
 
-/* Is this violation's rule (with its source) named earlier in the block? */
+/* Is this violation's rule named earlier in the block? The same rule may have two sources: they are two rules here. */
 static bool rule_seen(const block *b, size_t entry, size_t violation)
 {
     const fq_violation *x = &entry_of(b, entry)->violation[violation];
@@ -193,20 +222,41 @@ static bool rule_seen(const block *b, size_t entry, size_t violation)
     return false;
 }
 
-static void rule_text(const block *b, const fq_violation *rule)
+static bool same_text(const char *a, const char *b) { return a == b || (a && b && strcmp(a, b) == 0); }
+
+/* Where the engines of the block state the rule and what they print, each once. Engine e's violation k of entry i is the same as the
+ * first engine's: blocks are merged only then. */
+static void rule_sources(const block *b, size_t entry, size_t violation)
+{
+    const char *rule = entry_of(b, entry)->violation[violation].rule;
+    for (size_t e = 0; e < b->n_engine; e++) {
+        const fq_violation *x = &entry_at(b, e, entry)->violation[violation];
+        bool said = false;
+        for (size_t k = 0; k < e; k++) said |= strcmp(entry_at(b, k, entry)->violation[violation].source, x->source) == 0;
+        if (said) continue;
+        if (e == 0) printf("    %s%s%s  ", out_on(OUT_BOLD), rule, out_off(OUT_BOLD));
+        else printf("    %*s  ", (int)strlen(rule), "");
+        out_flow(x->source, 6 + (int)strlen(rule), 6 + (int)strlen(rule), OUT_DIM);
+    }
+    for (size_t e = 0; e < b->n_engine; e++) {
+        const char *text = entry_at(b, e, entry)->violation[violation].engine_text;
+        bool said = text == NULL;
+        for (size_t k = 0; k < e; k++) said |= same_text(entry_at(b, k, entry)->violation[violation].engine_text, text);
+        if (said) continue;
+        char quoted[512];
+        snprintf(quoted, sizeof quoted, "prints \"%s\"", text);
+        printf("      ");
+        out_flow(quoted, 6, 14, OUT_PLAIN);
+    }
+}
+
+static void rule_text(const block *b, size_t entry, size_t violation)
 {
     static const char *const head[] = { ">", "", "" };
-    printf("    %s%s%s  %s", out_on(OUT_BOLD), rule->rule, out_off(OUT_BOLD), out_on(OUT_DIM));
-    out_escaped(stdout, rule->source);
-    printf("%s\n", out_off(OUT_DIM));
+    const fq_violation *rule = &entry_of(b, entry)->violation[violation];
+    rule_sources(b, entry, violation);
     if (rule->silent)
-        printf("      %snot refused: the engine loads it and computes something else%s\n", out_on(OUT_RED), out_off(OUT_RED));
-    if (rule->engine_text) {
-        printf("      prints \"");
-        char quoted[512];
-        snprintf(quoted, sizeof quoted, "%s\"", rule->engine_text);
-        flow(quoted, 14, 14);
-    }
+        printf("      %snot refused: it is loaded, and something else is computed%s\n", out_on(OUT_RED), out_off(OUT_RED));
     out_table t;
     out_table_start(&t, head, 3);
     for (size_t i = 0; i < b->n; i++) {
@@ -230,14 +280,14 @@ static void violations(const block *b)
             if (rule_seen(b, i, k)) continue;
             if (!any) printf("\n  what breaks (GPUs, tensor, numbers)\n");
             any = true;
-            rule_text(b, &entry_of(b, i)->violation[k]);
+            rule_text(b, i, k);
         }
     }
 }
 
 static void alternatives(const block *b)
 {
-    static const char *const head[] = { ">GPUS", ">WEIGHTS/GPU", ">KV/TOKEN/GPU", ">PARAMETERS", "INSTEAD" };
+    static const char *const head[] = { ">GPUS", ">WEIGHTS/GPU", ">KV/TOKEN", ">PARAMS", "INSTEAD" };
     out_table t;
     out_table_start(&t, head, 5);
     for (size_t i = 0; i < b->n; i++) {
@@ -257,19 +307,64 @@ static void alternatives(const block *b)
 
 static void block_text(const block *b)
 {
-    const fq_plan_entry *x = entry_of(b, 0);
     char title[512];
-    size_t used = (size_t)snprintf(title, sizeof title, "%s %s, %s", x->engine->name, x->engine->version, x->format->name);
-    if (x->group_size > 0 && used < sizeof title)
-        snprintf(title + used, sizeof title - used, ", groups of %d", x->group_size);
-    else if (x->group_size < 0 && used < sizeof title)
-        snprintf(title + used, sizeof title - used, ", one group per row");
+    const fq_plan_entry *x = entry_of(b, 0);
+    size_t used = 0;
+    for (size_t e = 0; e < b->n_engine && used < sizeof title; e++) {
+        const fq_engine_info *g = entry_at(b, e, 0)->engine;
+        used += (size_t)snprintf(title + used, sizeof title - used, "%s%s %s", e ? "; " : "", g->name, g->version);
+    }
+    if (used < sizeof title) used += (size_t)snprintf(title + used, sizeof title - used, ": %s", x->format->name);
+    if (x->group_size > 0 && used < sizeof title) snprintf(title + used, sizeof title - used, ", groups of %d", x->group_size);
+    else if (x->group_size < 0 && used < sizeof title) snprintf(title + used, sizeof title - used, ", one group per row");
     heading(title);
     prices(b);
     notes(b);
     memory(b);
     violations(b);
     alternatives(b);
+}
+
+/* Would the two entries be printed alike, apart from sources and the words that the engine prints? */
+static bool same_entry(const fq_plan_entry *x, const fq_plan_entry *y)
+{
+    if (x->format != y->format || x->group_size != y->group_size || x->verdict != y->verdict || strcmp(x->note, y->note) != 0 ||
+        x->n_violation != y->n_violation || x->n_option != y->n_option || x->memory_need_bytes != y->memory_need_bytes)
+        return false;
+    for (size_t i = 0; i < x->n_violation; i++) {
+        const fq_violation *a = &x->violation[i], *b = &y->violation[i];
+        if (strcmp(a->rule, b->rule) != 0 || strcmp(a->tensor, b->tensor) != 0 || strcmp(a->text, b->text) != 0 || a->silent != b->silent)
+            return false;
+    }
+    for (size_t i = 0; i < x->n_option; i++) {
+        const fq_option *a = &x->option[i], *b = &y->option[i];
+        if (strcmp(a->what, b->what) != 0 || a->weight_bytes_per_gpu != b->weight_bytes_per_gpu ||
+            a->kv_bytes_per_token_per_gpu != b->kv_bytes_per_token_per_gpu)
+            return false;
+    }
+    return true;
+}
+
+static bool same_rows(const plan_view *v, size_t first, size_t other, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!same_entry(fq_plan_get_entry(v->plan, first + i), fq_plan_get_entry(v->plan, other + i))) return false;
+    return true;
+}
+
+/* Rows of the plan (an engine, a format) in their order; one that equals an earlier one joins it. */
+static void blocks(const plan_view *v)
+{
+    size_t n = fq_plan_n_entry(v->plan), n_tp = v->request->n_tp;
+    for (size_t i = 0; i + n_tp <= n; i += n_tp) {
+        bool joined = false;
+        for (size_t k = 0; k < i && !joined; k += n_tp) joined = same_rows(v, k, i, n_tp);
+        if (joined) continue;
+        block b = { .v = v, .n = n_tp };
+        for (size_t k = i; k + n_tp <= n && b.n_engine < MAX_ENGINE; k += n_tp)
+            if (k == i || same_rows(v, i, k, n_tp)) b.first[b.n_engine++] = k;
+        block_text(&b);
+    }
 }
 
 /* ---- what to do ------------------------------------------------------------------------------------------------ */
@@ -290,14 +385,23 @@ static void fit_line(const fq_model *m, const fq_fit *f)
         { "num_key_value_heads", m->num_key_value_heads, f->num_key_value_heads_pad },
         { "vocab_size", m->vocab_size, f->vocab_size_pad },
     };
-    const char *between = "";
+    char text[1024] = "";
+    size_t used = 0;
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
         if (row[i].to == 0) continue;
-        printf("%s%s %" PRId64 " -> %" PRId64, between, row[i].name, row[i].from, row[i].to);
-        between = ", ";
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s %" PRId64 " -> %" PRId64, used ? ", " : "",
+                                 row[i].name, row[i].from, row[i].to);
     }
-    if (f->kv_replication > 1) printf("%severy KV head %" PRId64 " times", between, f->kv_replication);
-    putchar('\n');
+    if (f->kv_replication > 1)
+        snprintf(text + used, sizeof text - used, "%severy KV head stored %" PRId64 " times", used ? ", " : "", f->kv_replication);
+    out_flow(text, 12, 4, OUT_PLAIN);
+}
+
+static void without_padding(const plan_advice *a, bool quantized)
+{
+    const char *why = a->changes ? "or leave the weights as they are and" : "leave the weights as they are and";
+    if (a->by_experts) printf("    %s run it with expert parallelism\n", why);
+    if (a->by_groups) printf("    %s %s in groups of %d\n", why, quantized ? "regroup the scales" : "quantize", a->by_groups);
 }
 
 static void advice_text(const plan_view *v, const plan_advice *a)
@@ -309,13 +413,16 @@ static void advice_text(const plan_view *v, const plan_advice *a)
     } else if (!a->possible) {
         printf("no single checkpoint suits every engine and format above; ask for one --engine and --format\n");
     } else if (!a->changes) {
-        printf("the weights can stay; see the fix above\n");
+        putchar('\n');
+        without_padding(a, v->model->quant != FQ_QUANT_NONE);
     } else {
         fit_line(v->model, &a->fit);
         if (v->model->quant != FQ_QUANT_NONE) {
             printf("    this checkpoint is quantized already: pad the original weights, then quantize them\n");
+            without_padding(a, true);
             return;
         }
+        without_padding(a, false);
         if (!v->model->family[0]) return;
         char *command = plan_command(v, a);
         printf("    %s", out_on(OUT_BOLD));
@@ -327,10 +434,9 @@ static void advice_text(const plan_view *v, const plan_advice *a)
 
 void plan_print_text(const plan_view *v)
 {
-    size_t n = fq_plan_n_entry(v->plan), n_tp = v->request->n_tp;
     model_line(v);
     overview(v);
-    for (size_t i = 0; i + n_tp <= n; i += n_tp) block_text(&(block){ v, i, n_tp });
+    blocks(v);
     heading("What to do");
     for (size_t i = 0; i < v->n_advice; i++) advice_text(v, &v->advice[i]);
 }

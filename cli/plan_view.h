@@ -12,6 +12,8 @@ typedef struct plan_advice {
     bool changes;    /* and it is not the checkpoint as it is */
     bool needs;      /* some entry does not run as it is */
     bool as_llama;
+    bool by_experts; /* where it does not run, the cheapest fix is expert parallelism: the weights can stay */
+    int by_groups;   /* ... or quantization groups of this size; 0 = no */
     fq_fit fit;
 } plan_advice;
 
