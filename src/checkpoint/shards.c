@@ -123,13 +123,13 @@ static bool may_open(fqi_opening *o, const char *name, const char *path)
     char shown[FQI_NAME_MAX + 1];
     const char *where = o->has_index ? o->index_path : path;
     if (!fqi_name_is_plain(name)) {
-        FQI_FIND(o->find, FQ_ERROR, FQI_FILE(where), "shard-name", "found %s, expected the name of a file in the folder", fqi_escape(shown, name));
+        FQI_FIND(o->find, FQ_ERROR, FQI_FILE(where), "shard-name", "found \"%s\", expected the name of a file in the folder", fqi_escape(shown, name));
         return false;
     }
     size_t n = strlen(name);
     bool st = n > 12 && strcmp(name + n - 12, ".safetensors") == 0;
     if (!st && !fqi_is_torch_name(name)) {
-        FQI_FIND(o->find, FQ_ERROR, FQI_FILE(where), "shard-name", "found %s, expected a name ending in .safetensors or .bin", fqi_escape(shown, name));
+        FQI_FIND(o->find, FQ_ERROR, FQI_FILE(where), "shard-name", "found \"%s\", expected a name ending in .safetensors or .bin", fqi_escape(shown, name));
         return false;
     }
     if (o->single) return true;   /* the user named it, links and all */

@@ -383,7 +383,7 @@ static void count_all(checking *k)
     for (size_t i = 0; i < c->n_shard; i++) c->info.file_bytes += c->shard[i].bytes;
     say_dtypes(k, n_of);
     const fqi_index *x = &k->o->index;
-    if (k->o->has_index && x->has_total && x->total != c->info.tensor_bytes)
+    if (k->o->has_index && x->has_total && x->total != c->info.tensor_bytes && fqi_findings_n_error(k->o->find) == 0)
         FQI_FIND(k->o->find, FQ_NOTE, FQI_FILE(k->o->index_path), "total-size", "found %" PRIu64 ", expected %" PRIu64 "%s", x->total, c->info.tensor_bytes,
                  x->total == c->info.file_bytes ? " (it counts whole files)" : "");
 }
