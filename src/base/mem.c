@@ -32,7 +32,7 @@
 void *fqi_calloc(size_t n, size_t size)
 {
     size_t bytes;
-    if (!fqi_mul_size(n, size, &bytes)) return NULL;
+    if (!fqi_mul_size(n, size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
     return calloc(bytes != 0 ? bytes : 1, 1);
 }
 
@@ -44,7 +44,7 @@ bool fqi_grow(void **ptr, size_t *cap, size_t need, size_t size)
         if (n > SIZE_MAX / 2) return false;
         n *= 2;
     }
-    if (!fqi_mul_size(n, size, &bytes)) return false;
+    if (!fqi_mul_size(n, size, &bytes) || bytes > PTRDIFF_MAX) return false;
     void *p = realloc(*ptr, bytes);
     if (p == NULL) return false;
     *ptr = p;
@@ -67,11 +67,10 @@ struct fqi_arena_block {
 /* A block that can hold `bytes`. It becomes the head unless the head has more room left than it will have. */
 static struct fqi_arena_block *add_block(fqi_arena *a, size_t bytes)
 {
-    size_t cap = a->head == NULL ? BLOCK_MIN : a->head->cap * 2, total;
+    size_t cap = a->head == NULL ? BLOCK_MIN : a->head->cap * 2;
     if (cap > BLOCK_MAX) cap = BLOCK_MAX;
     if (cap < bytes) cap = bytes;
-    if (__builtin_add_overflow(sizeof(struct fqi_arena_block), cap, &total)) return NULL;
-    struct fqi_arena_block *b = calloc(1, total);
+    struct fqi_arena_block *b = calloc(1, sizeof *b + cap);
     if (b == NULL) return NULL;
     b->cap = cap;
     POISON(b->data, b->cap);
@@ -87,9 +86,8 @@ static struct fqi_arena_block *add_block(fqi_arena *a, size_t bytes)
 
 void *fqi_arena_alloc(fqi_arena *a, size_t bytes)
 {
-    size_t want;
-    if (__builtin_add_overflow(bytes != 0 ? bytes : 1, (size_t)(ALIGN - 1 + GAP), &want)) return NULL;
-    want &= ~(size_t)(ALIGN - 1);
+    if (bytes > PTRDIFF_MAX - BLOCK_MAX) return NULL; /* no object can be larger, and the sums below cannot wrap */
+    size_t want = ((bytes != 0 ? bytes : 1) + ALIGN - 1 + GAP) & ~(size_t)(ALIGN - 1);
     struct fqi_arena_block *b = a->head;
     if (b == NULL || b->cap - b->used < want) b = add_block(a, want);
     if (b == NULL) return NULL;
