@@ -19,6 +19,7 @@
 #define CHUNK_MIN ((size_t)64 << 10)
 #define N_CHUNK (2 * N_SLOT + 4)    /* chunks that a run holds: see above */
 #define READ_MIN ((size_t)4096)
+#define READ_BULK ((size_t)64 << 10)
 #define N_OPEN (N_SLOT + 1)         /* files of B that slots in flight may still read, and the next one */
 #define SHOWN 16                    /* bytes of an element in a message: all of the widest type */
 
@@ -84,9 +85,11 @@ static fq_status window_get(window *w, uint64_t off, size_t n, const unsigned ch
     if (w->ahead > w->cap) w->ahead = w->cap;
     size_t want = n > w->ahead ? n : w->ahead;
     if (off < w->file->bytes && want > w->file->bytes - off && n <= w->file->bytes - off) want = (size_t)(w->file->bytes - off);
-    unsigned char *data;
+    unsigned char *data = w->buf;
     w->begin = w->end = 0;
-    FQI_TRY(fqi_file_read_bulk(w->file, w->buf, want, off, &data, e));
+    /* a small read past the page cache is a trip to the disk each time, and small ones come in millions or not at all */
+    if (want < READ_BULK) FQI_TRY(fqi_file_read(w->file, w->buf, want, off, e));
+    else FQI_TRY(fqi_file_read_bulk(w->file, w->buf, want, off, &data, e));
     w->data = data;
     w->begin = off;
     w->end = off + want;
