@@ -136,7 +136,33 @@ static size_t assign_shards(fqi_outplan *p, uint64_t limit)
     return p->n_tensor > 0 ? shard + 1u : 0;
 }
 
-static fq_status build_shards(fqi_outplan *p, fq_err *e)
+/* The files of the source, when they were safetensors: unpad then gives back the same files, not only the same tensors. */
+static bool restore_shards(fqi_outplan *p, const fqi_prov *prov)
+{
+    if (!prov) return false;
+    for (size_t i = 0; i < prov->n_source_shard; i++) {
+        size_t n = strlen(prov->source_shard[i]);
+        if (n < 12 || strcmp(prov->source_shard[i] + n - 12, ".safetensors") != 0) return false;
+    }
+    for (size_t i = 0; i < p->n_tensor; i++) {
+        const fqi_prov_tensor *t = fqi_prov_find(prov, p->tensor[i].src->name);
+        if (!t) return false;
+        p->tensor[i].shard = t->source_shard;
+    }
+    p->bytes_pad = 0;
+    for (size_t i = 0; i < p->n_tensor; i++) p->bytes_pad += p->tensor[i].bytes_pad;
+    p->n_shard = prov->n_source_shard;
+    return true;
+}
+
+static char *shard_name(fqi_outplan *p, const fqi_prov *restored, size_t i)
+{
+    if (restored) return fqi_arena_strdup(&p->arena, restored->source_shard[i]);
+    if (p->n_shard == 1) return fqi_arena_strdup(&p->arena, "model.safetensors");
+    return fqi_arena_printf(&p->arena, "model-%05zu-of-%05zu.safetensors", i + 1, p->n_shard);
+}
+
+static fq_status build_shards(fqi_outplan *p, const fqi_prov *restored, fq_err *e)
 {
     p->shard = fqi_arena_alloc(&p->arena, (p->n_shard + 1) * sizeof *p->shard);
     if (!p->shard) return fqi_fail_nomem(e, "shard table");
@@ -146,8 +172,7 @@ static fq_status build_shards(fqi_outplan *p, fq_err *e)
         s->data_bytes += p->tensor[i].bytes_pad;
     }
     for (size_t i = 0; i < p->n_shard; i++) {
-        p->shard[i].name = p->n_shard == 1 ? fqi_arena_strdup(&p->arena, "model.safetensors")
-                                           : fqi_arena_printf(&p->arena, "model-%05zu-of-%05zu.safetensors", i + 1, p->n_shard);
+        p->shard[i].name = shard_name(p, restored, i);
         if (!p->shard[i].name) return fqi_fail_nomem(e, "shard table");
     }
     return FQ_OK;
@@ -164,9 +189,11 @@ static fq_status create(const fqi_outplan_request *r, fqi_outplan *p, fq_err *e)
     for (size_t i = 0; i < r->n_zeros; i++) FQI_TRY(plan_zeros(r, i, p, e));
     FQI_TRY(check_unique(p, e));
     qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_source);
-    p->n_shard = assign_shards(p, r->shard_bytes);
+    bool restored = restore_shards(p, r->restore);
+    if (!restored) p->n_shard = assign_shards(p, r->shard_bytes);
+    p->restores = r->restore != NULL;
     qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_shard);
-    return build_shards(p, e);
+    return build_shards(p, restored ? r->restore : NULL, e);
 }
 
 fq_status fqi_outplan_create(const fqi_outplan_request *r, fqi_outplan *out, fq_err *e)
@@ -198,7 +225,7 @@ fq_status fqi_outplan_header(const fqi_outplan *p, size_t shard, fqi_str *out, f
         t[i] = (fqi_tensor){ .name = o->name, .shape = o->shape_pad, .bytes = o->bytes_pad, .dtype = o->dtype, .rank = o->rank };
     }
     static const char *const key[] = { "format", "fitq" }, *const value[] = { "pt", FQ_VERSION };
-    fq_status st = fqi_st_write_header(t, s->n, key, value, 2, out, e);
+    fq_status st = fqi_st_write_header(t, s->n, key, value, p->restores ? 1 : 2, out, e);
     free(t);
     return st;
 }

@@ -32,6 +32,7 @@ typedef struct fqi_outplan {
     fqi_out_shard *shard; size_t n_shard;
     uint64_t bytes, bytes_pad;
     size_t n_changed, n_added;
+    bool restores;       /* no mark of fitq in the headers */
     fqi_arena arena;
 } fqi_outplan;
 
@@ -42,6 +43,7 @@ typedef struct fqi_outplan_request {
     const char *const *skip; size_t n_skip;   /* stored names to leave out (name order) */
     const char *const *zeros; size_t n_zeros; /* names of tensors of zeros to add, shaped like zeros_like */
     const fqi_tensor *zeros_like;             /* rank 1 */
+    const fqi_prov *restore;                  /* not NULL: files and order of the checkpoint that this one was made from */
     uint64_t shard_bytes;                     /* a tensor larger than this gets a shard of its own */
 } fqi_outplan_request;
 

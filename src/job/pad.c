@@ -211,7 +211,7 @@ static fq_status print_provenance(void *user, const fqi_hash128 *source_hash, ch
     if (!t) return fqi_fail_nomem(e, "fitq.json");
     size_t n_tensor = 0;
     for (size_t i = 0; i < j->plan.n_tensor; i++)
-        if (j->plan.tensor[i].src) t[n_tensor++] = (fqi_prov_tensor){ .name = j->plan.tensor[i].name, .source_hash = source_hash[i] };
+        if (j->plan.tensor[i].src) t[n_tensor++] = (fqi_prov_tensor){ .name = j->plan.tensor[i].name, .source_hash = source_hash[i], .source_shard = j->plan.tensor[i].src->shard };
     fqi_prov_write w = {
         .layout = layout_name[j->layout.kind], .group_size = j->layout.group, .model = &j->ckpt->info.model, .fit = &j->fit,
         .maps = &j->maps, .from = &j->ckpt->naming, .to = &j->to, .added = (const char *const *)j->zeros, .n_added = j->n_zeros,

@@ -73,7 +73,8 @@ static json_t *print_tensors(const fqi_prov_write *w)
         char hex[33];
         snprintf(hex, sizeof hex, "%016llx%016llx", (unsigned long long)w->tensor[i].source_hash.hi,
                  (unsigned long long)w->tensor[i].source_hash.lo);
-        if (json_object_set_new(o, w->tensor[i].name, json_string(hex)) != 0) { json_decref(o); return NULL; }
+        json_t *one = json_pack("[s, i]", hex, (int)w->tensor[i].source_shard);
+        if (!one || json_object_set_new(o, w->tensor[i].name, one) != 0) { json_decref(o); return NULL; }
     }
     return o;
 }
@@ -112,7 +113,7 @@ static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
            put(o, "naming", json_pack("{s:o, s:o}", "source", print_naming(w->from), "target", print_naming(w->to))) &&
            put(o, "added", print_added(w)) && put(o, "source_shards", print_shards(w)) &&
            put(o, "config_source", json_string(w->config_source)) && put(o, "config_xxh3", json_string(hex)) &&
-           put(o, "tensors_xxh3", print_tensors(w));
+           put(o, "tensors", print_tensors(w));
 }
 
 fq_status fqi_prov_print(const fqi_prov_write *w, char **out, size_t *n, fq_err *e)
@@ -210,6 +211,20 @@ static fq_status read_added(const json_t *a, const char *file, fqi_prov *p, fq_e
     return FQ_OK;
 }
 
+static fq_status read_shards(const json_t *a, const char *file, fqi_prov *p, fq_err *e)
+{
+    if (!json_is_array(a)) return bad(e, file, "no list of source shards");
+    p->n_source_shard = json_array_size(a);
+    p->source_shard = fqi_arena_alloc(&p->arena, (p->n_source_shard + 1) * sizeof *p->source_shard);
+    if (!p->source_shard) return fqi_fail_nomem(e, "fitq.json");
+    for (size_t i = 0; i < p->n_source_shard; i++) {
+        const char *name = json_string_value(json_object_get(json_array_get(a, i), "name"));
+        if (!name || !fqi_name_is_plain(name)) return bad(e, file, "a source shard that is no plain file name");
+        if (!(p->source_shard[i] = keep(p, name))) return fqi_fail_nomem(e, "fitq.json");
+    }
+    return FQ_OK;
+}
+
 static fq_status read_tensors(json_t *o, const char *file, fqi_prov *p, fq_err *e)
 {
     if (!json_is_object(o)) return bad(e, file, "no tensor hashes");
@@ -218,9 +233,12 @@ static fq_status read_tensors(json_t *o, const char *file, fqi_prov *p, fq_err *
     const char *name;
     json_t *value;
     json_object_foreach(o, name, value) {
-        const char *hex = json_string_value(value);
+        const char *hex = json_string_value(json_array_get(value, 0));
+        json_int_t shard = json_integer_value(json_array_get(value, 1));
         fqi_prov_tensor *t = &p->tensor[p->n_tensor];
         if (!hex || !read_hex(hex, 32, &t->source_hash.hi, &t->source_hash.lo)) return bad(e, file, "a tensor hash that is not 32 hex digits");
+        if (shard < 0 || (size_t)shard >= p->n_source_shard) return bad(e, file, "a tensor in a shard that is not listed");
+        t->source_shard = (uint32_t)shard;
         if (!(t->name = keep(p, name))) return fqi_fail_nomem(e, "fitq.json");
         p->n_tensor++;
     }
@@ -257,7 +275,8 @@ static fq_status read_all(json_t *o, const char *file, fqi_prov *p, fq_err *e)
     FQI_TRY(read_naming(json_object_get(naming, "source"), file, &p->from, e));
     FQI_TRY(read_naming(json_object_get(naming, "target"), file, &p->to, e));
     FQI_TRY(read_added(json_object_get(o, "added"), file, p, e));
-    return read_tensors(json_object_get(o, "tensors_xxh3"), file, p, e);
+    FQI_TRY(read_shards(json_object_get(o, "source_shards"), file, p, e));
+    return read_tensors(json_object_get(o, "tensors"), file, p, e);
 }
 
 fq_status fqi_prov_load(const char *dir, fqi_prov *out, fq_err *e)

@@ -7,7 +7,7 @@
  *       "added": [ "model.layers.0.self_attn.o_proj.bias" ],
  *       "source_shards": [ { "name": ..., "bytes": ..., "header_xxh3": ... } ],
  *       "config_source": "...the text of config.json as it was...", "config_xxh3": "of config.json as written",
- *       "tensors_xxh3": { "name as written": "XXH3-128 of the source tensor's bytes" } }
+ *       "tensors": { "name as written": [ "XXH3-128 of the source tensor's bytes", index in source_shards ] } }
  *
  * Engines ignore the file. Reading it checks everything that is used. */
 #ifndef FITQ_JOB_PROVENANCE_H
@@ -21,7 +21,7 @@
 
 typedef struct fqi_hash128 { uint64_t hi, lo; } fqi_hash128;
 
-typedef struct fqi_prov_tensor { const char *name; fqi_hash128 source_hash; } fqi_prov_tensor;
+typedef struct fqi_prov_tensor { const char *name; fqi_hash128 source_hash; uint32_t source_shard; } fqi_prov_tensor;
 
 typedef struct fqi_prov {
     char layout[16], family[32];
@@ -30,6 +30,7 @@ typedef struct fqi_prov {
     fqi_naming from, to;            /* names in the source and in this checkpoint */
     const char **added; size_t n_added;             /* names of tensors of zeros that the source does not have; name order */
     fqi_prov_tensor *tensor; size_t n_tensor;       /* name order */
+    const char **source_shard; size_t n_source_shard;   /* file names of the source, so that unpad can restore them */
     char *config_source; size_t n_config_source;
     uint64_t config_hash;           /* XXH3-64 of config.json as fitq wrote it */
     fqi_arena arena;                /* owns the strings */

@@ -19,6 +19,7 @@ typedef struct unpad_job {
     fqi_maps back;
     fqi_outplan plan;
     char *config; size_t n_config;
+    fq_model restored;
 } unpad_job;
 
 static fq_status check_source(const unpad_job *j, fq_err *e)
@@ -77,6 +78,15 @@ static fq_status check_complete(const unpad_job *j, fq_err *e)
     return FQ_OK;
 }
 
+static fq_status read_model(unpad_job *j, fq_err *e)
+{
+    fqi_config c;
+    FQI_TRY(fqi_config_parse(j->config, j->n_config, "config.json", &c, e));
+    j->restored = c.model;
+    fqi_config_free(&c);
+    return FQ_OK;
+}
+
 static fq_status prepare(unpad_job *j, fq_err *e)
 {
     FQI_TRY(fq_ckpt_open(j->o->source, j->run, &j->ckpt, e));
@@ -88,8 +98,10 @@ static fq_status prepare(unpad_job *j, fq_err *e)
     fqi_outplan_request r = {
         .ckpt = j->ckpt, .maps = &j->back, .from = &j->prov.to, .to = &j->prov.from,
         .skip = j->prov.added, .n_skip = j->prov.n_added, .shard_bytes = fqi_shard_bytes(j->o->shard_bytes),
+        .restore = &j->prov,
     };
-    return fqi_outplan_create(&r, &j->plan, e);
+    FQI_TRY(fqi_outplan_create(&r, &j->plan, e));
+    return read_model(j, e);
 }
 
 static fq_layout layout_of(const char *name)
@@ -110,7 +122,7 @@ static fq_status run_job(unpad_job *j, fq_pad_report *out, fq_err *e)
     FQI_TRY(fqi_write_checkpoint(&w, &result, e));
     if (!out) return FQ_OK;
     *out = (fq_pad_report){
-        .model = j->ckpt->info.model, .layout = layout_of(j->prov.layout),
+        .model = j->ckpt->info.model, .model_pad = j->restored, .layout = layout_of(j->prov.layout),
         .n_tensor = j->plan.n_tensor, .n_tensor_changed = j->plan.n_changed, .n_shard = j->plan.n_shard,
         .bytes = j->plan.bytes, .bytes_pad = j->plan.bytes_pad, .file_bytes = result.file_bytes,
         .peak_memory_bytes = result.peak_memory_bytes, .resumed_bytes = result.resumed_bytes, .exact_bits = true,

@@ -22,7 +22,7 @@ static char *write_sample(const char *dir)
     if (fqi_maps_create(&m, &fit, &layout, &maps, &e) != FQ_OK) fail_msg("%s", e.text);
     fqi_naming from = { .wrapper = "module.", .body_prefix = "model." }, to = { .body_prefix = "model." };
     static const char *const added[] = { "b.zero", "a.zero" };
-    fqi_prov_tensor t[] = { { "z", { 1, 2 } }, { "a", { UINT64_MAX, 3 } } };
+    fqi_prov_tensor t[] = { { "z", { 1, 2 }, 0 }, { "a", { UINT64_MAX, 3 }, 0 } };
     fqi_shard shard = { .name = "model.safetensors", .bytes = 77, .header_hash = 5 };
     fqi_prov_write w = {
         .layout = "spread", .group_size = 2, .model = &m, .fit = &fit, .maps = &maps, .from = &from, .to = &to,
@@ -79,11 +79,13 @@ static void test_damage(void **state)
         { "\"intermediate_size\": {", "\"other_size\": {" },
         { "\"wrapper\": \"module.\"", "\"wrapper\": 1" },
         { "\"added\": [", "\"added\": [7, " },
-        { "\"a\": \"ffff", "\"a\": \"fffg" },
-        { "\"a\": \"ffff", "\"a\": \"fff" },
+        { "\"ffffffff", "\"fffffffg" },
+        { "\"ffffffff", "\"fffffff" },
+        { "\"name\": \"model.safetensors\"", "\"name\": \"../model.safetensors\"" },
+        { "\"source_shards\": [", "\"other_shards\": [" },
         { "\"config_xxh3\": \"", "\"config_xxh3\": \"0" },
         { "\"config_source\": ", "\"config_sauce\": " },
-        { "\"tensors_xxh3\": {", "\"tensors\": {" },
+        { "\"tensors\": {", "\"tensor\": {" },
         { "\"fitq\"", "\"schema\"" },   /* duplicate key */
     };
     char *dir = fqt_tempdir(), *text = write_sample(dir);
