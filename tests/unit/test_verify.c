@@ -122,7 +122,7 @@ static void write_provenance(const char *dir, const char *ff_runs, int64_t ff_pa
              "\"kv_channels\":{\"old\":%d,\"new\":%d,\"runs\":\"" KV_RUNS "\"}},"
              "\"naming\":{\"source\":{\"wrapper\":\"module.\",\"body_prefix\":\"model.\",\"head_prefix\":\"\"},"
              "\"target\":{\"wrapper\":\"\",\"body_prefix\":\"model.\",\"head_prefix\":\"\"}},"
-             "\"added\":[%s],\"source_shards\":[],\"config_source\":\"{}\",\"config_xxh3\":\"0000000000000000\",\"tensors_xxh3\":{}}",
+             "\"added\":[%s],\"source_shards\":[],\"config_source\":\"{}\",\"config_xxh3\":\"0000000000000000\",\"tensors\":{}}",
              N_FF, (long long)ff_pad, ff_runs, N_KV, N_KV_PAD, added);
     fqt_write_text(dir, "fitq.json", text);
 }
