@@ -2,36 +2,48 @@
  *
  *     "PID START HOST\n"     START: the process's start time (clock ticks since boot, /proc/PID/stat), 0 if unknown
  *
- * No flock: it is missing on some network file systems, and it cannot say who holds the lock. The file is written under
- * another name and then linked, so that nobody ever sees it empty. The start time tells a living holder from a stranger that got
- * its pid later; a holder on another host cannot be checked and counts as alive. */
+ * The file itself is the lock: flock is missing on some network file systems, and it cannot say who holds it. The file is written
+ * under another name and then linked, so that nobody ever sees it empty. The start time tells a living holder from a stranger that
+ * got its pid later; a holder on another host cannot be checked and counts as alive.
+ *
+ * A lock of the dead is taken over in place. To move or remove it would be wrong: of two processes that both saw the dead
+ * holder, the slower one would remove the lock of the faster one. flock makes them take turns, and each looks again. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fs.h"
 
+#define LINE 128 /* bytes of the file at most, with the NUL */
+
 typedef struct holder { long pid; unsigned long long start; char host[65]; } holder;
 
-/* Reads at most cap - 1 bytes of a small file; false if it is not there. */
-static bool read_small(const char *path, char *buf, size_t cap)
+/* Reads at most cap - 1 bytes from the start. */
+static void read_head(int fd, char *buf, size_t cap)
 {
     size_t n = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0) return false;
     while (n < cap - 1) {
-        ssize_t k = read(fd, buf + n, cap - 1 - n);
+        ssize_t k = pread(fd, buf + n, cap - 1 - n, (off_t)n);
         if (k < 0 && errno == EINTR) continue;
         if (k <= 0) break;
         n += (size_t)k;
     }
-    close(fd);
     buf[n] = '\0';
+}
+
+/* False if it is not there. */
+static bool read_small(const char *path, char *buf, size_t cap)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) return false;
+    read_head(fd, buf, cap);
+    close(fd);
     return true;
 }
 
@@ -55,12 +67,16 @@ static void self(holder *h)
     h->host[sizeof h->host - 1] = '\0';
 }
 
+static bool parse_holder(const char *text, holder *h)
+{
+    *h = (holder){ 0 };
+    return sscanf(text, "%ld %llu %64s", &h->pid, &h->start, h->host) == 3 && h->pid > 0;
+}
+
 static bool read_holder(const char *path, holder *h)
 {
-    char text[256];
-    *h = (holder){ 0 };
-    return read_small(path, text, sizeof text) && sscanf(text, "%ld %llu %64s", &h->pid, &h->start, h->host) == 3 &&
-           h->pid > 0;
+    char text[LINE];
+    return read_small(path, text, sizeof text) && parse_holder(text, h);
 }
 
 static bool is_alive(const holder *h)
@@ -73,15 +89,28 @@ static bool is_alive(const holder *h)
     return now == 0 || h->start == 0 || now == h->start;
 }
 
+/* Our line, filled up with spaces so that one of ours covers any other. Returns errno. */
+static int write_self(int fd)
+{
+    holder me;
+    char line[LINE], text[LINE];
+    self(&me);
+    snprintf(text, sizeof text, "%ld %llu %s", me.pid, me.start, me.host);
+    int n = snprintf(line, sizeof line, "%-*s\n", LINE - 2, text);
+    ssize_t k;
+    do k = pwrite(fd, line, (size_t)n, 0);
+    while (k < 0 && errno == EINTR);
+    if (k != n) return k < 0 ? errno : EIO;
+    return fsync(fd) == 0 ? 0 : errno; /* an empty lock after a power cut would name no process and block for ever */
+}
+
 /* Puts our line at `path` if nothing is there. Returns errno: EEXIST when it is held. */
 static int try_create(const char *path, const char *temp)
 {
-    holder me;
-    self(&me);
     unlink(temp); /* left by a killed process that had our pid */
-    int fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666), err = 0;
+    int fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0) return errno;
-    if (dprintf(fd, "%ld %llu %s\n", me.pid, me.start, me.host) < 0 || fsync(fd) != 0) err = errno;
+    int err = write_self(fd);
     if (close(fd) != 0 && err == 0 && errno != EINTR) err = errno;
     if (err == 0 && link(temp, path) != 0) err = errno;
     if (err == EPERM || err == EOPNOTSUPP || err == ENOSYS) /* no hard links here: not to replace is what matters */
@@ -90,14 +119,28 @@ static int try_create(const char *path, const char *temp)
     return err;
 }
 
-/* Takes a lock whose holder is gone out of the way. Moved first and looked at again: of two processes that both saw the stale
- * lock one may have put its own in place already, and that one must be given back. */
-static void take_away(const char *path, const char *temp)
+/* With the turn taken: still the file that has the name, and still of the dead? Then it is ours. EEXIST if not. */
+static int take_turn(const char *path, int fd)
 {
+    struct stat mine, named;
+    char text[LINE];
     holder h;
-    if (rename(path, temp) != 0) return;
-    if (read_holder(temp, &h) && is_alive(&h) && link(temp, path) != 0 && errno != EEXIST) rename(temp, path);
-    unlink(temp);
+    if (fstat(fd, &mine) != 0 || lstat(path, &named) != 0) return EEXIST;
+    if (mine.st_dev != named.st_dev || mine.st_ino != named.st_ino) return EEXIST;
+    read_head(fd, text, sizeof text);
+    if (!parse_holder(text, &h) || is_alive(&h)) return EEXIST;
+    return write_self(fd);
+}
+
+static int take_over(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK), err = 0;
+    if (fd < 0) return errno == ENOENT ? EEXIST : errno; /* gone by now: the caller tries again */
+    /* Without flock (ENOLCK and the like on some network mounts) a tiny window for two takers remains. */
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) err = EEXIST;
+    if (err == 0) err = take_turn(path, fd);
+    close(fd);
+    return err;
 }
 
 static fq_status held(const char *path, fq_err *e)
@@ -120,12 +163,11 @@ fq_status fqi_lock(const char *path, fq_err *e)
         holder h;
         err = try_create(path, temp.s);
         if (err != EEXIST) break;
-        if (!read_holder(path, &h)) {
-            if (fqi_path_exists(path)) break; /* it is there, and not ours to judge */
-        } else if (is_alive(&h)) {
-            break;
-        } else {
-            take_away(path, temp.s);
+        if (read_holder(path, &h)) {
+            if (is_alive(&h)) break;
+            err = take_over(path);
+        } else if (fqi_path_exists(path)) {
+            break; /* it is there, names nobody, and is not ours to judge */
         }
     }
     fqi_str_free(&temp);
