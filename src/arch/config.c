@@ -39,14 +39,26 @@ const json_t *fqi_reader_holder(const fqi_reader *r, const char *key)
     return get_not_null(r->sub, key) ? r->sub : r->root;
 }
 
+/* The value as it would stand in the file; the quotes of a string are ours, so they need no escape. */
+static const char *show(const json_t *v, char out[FQI_NAME_MAX + 3])
+{
+    if (!v) return "nothing";
+    if (json_is_string(v)) {
+        char name[FQI_NAME_MAX + 1];
+        (void)snprintf(out, FQI_NAME_MAX + 3, "\"%s\"", fqi_escape_n(name, json_string_value(v), json_string_length(v)));
+        return out;
+    }
+    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    if (!text) return "a value";
+    (void)fqi_escape(out, text);
+    free(text);
+    return out;
+}
+
 fq_status fqi_reader_fail(const fqi_reader *r, const char *key, const json_t *found, const char *expected, fq_err *e)
 {
-    char shown[FQI_NAME_MAX + 1] = "nothing";
-    char *text = found ? json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-    if (text) (void)fqi_escape(shown, text);
-    fq_status s = fqi_fail(e, FQ_E_INPUT, FQI_FILE(r->file), FQI_RULE_FIELD, "%s: found %s, expected %s", key, shown, expected);
-    free(text);
-    return s;
+    char shown[FQI_NAME_MAX + 3];
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(r->file), FQI_RULE_FIELD, "%s: found %s, expected %s", key, show(found, shown), expected);
 }
 
 /* A key that stands at the top and in text_config must say the same: engines read one or the other. */
@@ -54,11 +66,8 @@ static fq_status check_copies(const fqi_reader *r, const char *key, fq_err *e)
 {
     const json_t *top = get_not_null(r->root, key), *sub = get_not_null(r->sub, key);
     if (!top || !sub || json_equal(top, sub)) return FQ_OK;
-    char shown[FQI_NAME_MAX + 1] = "?", expected[FQI_NAME_MAX + 64];
-    char *text = json_dumps(sub, JSON_ENCODE_ANY | JSON_COMPACT);
-    if (text) (void)fqi_escape(shown, text);
-    free(text);
-    (void)snprintf(expected, sizeof expected, "%s as in text_config", shown);
+    char shown[FQI_NAME_MAX + 3], expected[FQI_NAME_MAX + 64];
+    (void)snprintf(expected, sizeof expected, "%s as in text_config", show(sub, shown));
     return fqi_reader_fail(r, key, top, expected, e);
 }
 
