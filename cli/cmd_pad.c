@@ -53,7 +53,7 @@ static int usage(const arg_values *a)
 static void print_text(const arg_values *a, const fq_pad_report *r)
 {
     report_lengths(&r->model, &r->model_pad, &r->fit);
-    report_size(a->dry_run ? "would write" : "wrote", r);
+    report_size(r, a->dry_run);
     if (a->dry_run) return;
     printf("  layout %s%s\n", arg_layout_names[r->layout],
            r->exact_bits ? ": with a fixed order of summation the outputs are the same bits" : "");

@@ -24,7 +24,7 @@ static int run_unpad(const arg_values *a)
     if (s != FQ_OK) return out_error(&e);
     if (a->json) return out_json(report_json(&r));
     report_lengths(&r.model, &r.model_pad, NULL);
-    report_size("wrote", &r);
+    report_size(&r, false);
     printf("every tensor has the hash that was recorded when it was padded\n");
     return 0;
 }

@@ -10,20 +10,21 @@ static void text(const fq_verify_report *r, const arg_values *a, bool same)
 {
     static const char *const head[] = { "", ">", "" };
     out_table t;
-    const struct { const char *what; uint64_t n; const char *note; } row[] = {
-        { "tensors", r->n_tensor, "" },
-        { "  equal", r->n_tensor_equal, "byte for byte" },
-        { "  mapped", r->n_tensor_mapped, "elements moved as fitq.json says" },
-        { "  added", r->n_tensor_added, "all zero, not in the original" },
-        { "  different", r->n_tensor_bad, "" },
-        { "elements in place", r->n_element_same, "each is the element of the original that the map names" },
-        { "  of these copies", r->n_element_copy, "of replicated KV heads" },
-        { "zeros", r->n_element_zero, "where the map has nothing" },
-        { "elements missing", r->n_element_missing, "of the original" },
-        { "elements wrong", r->n_element_wrong, "" },
+    const struct { const char *what; uint64_t n; const char *note; bool rare; } row[] = {
+        { "tensors", r->n_tensor, "", false },
+        { "  equal", r->n_tensor_equal, "byte for byte", false },
+        { "  mapped", r->n_tensor_mapped, "elements moved as fitq.json says", false },
+        { "  added", r->n_tensor_added, "all zero, not in the original", true },
+        { "  different", r->n_tensor_bad, "", false },
+        { "elements in place", r->n_element_same, "each is the element of the original that the map names", false },
+        { "  of these copies", r->n_element_copy, "of replicated KV heads", true },
+        { "zeros", r->n_element_zero, "where the map has nothing", false },
+        { "elements missing", r->n_element_missing, "of the original", false },
+        { "elements wrong", r->n_element_wrong, "", false },
     };
     out_table_start(&t, head, 3);
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        if (row[i].rare && row[i].n == 0) continue;
         out_cell(&t, OUT_PLAIN, "%s", row[i].what);
         out_cell(&t, OUT_BOLD, "%s", out_grouped(row[i].n).s);
         out_cell(&t, OUT_DIM, "%s", row[i].note);

@@ -223,6 +223,7 @@ void out_flow(const char *text, int at, int indent, out_style s)
     while (*text) {
         char raw[512], word[2048];
         size_t n = strcspn(text, " ");
+        while (strncmp(text + n, " -> ", 4) == 0) n += 4 + strcspn(text + n + 4, " ");  /* "896 -> 1024" stays together */
         snprintf(raw, sizeof raw, "%.*s", (int)n, text);
         escape(raw, word, sizeof word);
         int width = text_width(word);

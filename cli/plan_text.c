@@ -1,4 +1,4 @@
-/* plan_text.c - a plan for people, at most about 100 columns wide.
+/* plan_text.c - a plan for people, 100 columns wide.
  *
  * The answer comes first (one line per engine and format, one column per GPU count), then per engine and format the table with the
  * prices, the rules that are broken with their numbers and sources, and what else could be done; at the end the commands. */
@@ -70,10 +70,6 @@ static void model_line(const plan_view *v)
     out_escaped(stdout, m->architecture[0] ? m->architecture : m->model_type);
     printf("%s  ", out_off(OUT_BOLD));
     out_flow(text, (int)strlen(m->architecture[0] ? m->architecture : m->model_type) + 2, 2, OUT_PLAIN);
-    if (!m->family[0]) {
-        printf("%sfitq can plan this family from its dimensions, but not pad it%s (`fitq help families`)\n", out_on(OUT_YELLOW),
-               out_off(OUT_YELLOW));
-    }
 }
 
 /* ---- overview -------------------------------------------------------------------------------------------------- */
@@ -89,10 +85,10 @@ static void overview_cell(out_table *t, const fq_plan_entry *x, legend *l)
         out_cell(t, OUT_GREEN, "runs%s", mark);
     } else if (x->verdict == FQ_IMPOSSIBLE || x->n_option == 0) {
         out_cell(t, OUT_RED, "no%s", mark);
-    } else if (x->option[0].expert_parallel) {
+    } else if (x->option[0].expert_parallel && x->option[0].param_percent <= 0) {
         out_cell(t, OUT_YELLOW, "experts%s", mark);
         l->experts = true;
-    } else if (x->option[0].group_size) {
+    } else if (x->option[0].group_size && x->option[0].param_percent <= 0) {
         out_cell(t, OUT_YELLOW, "groups/%d%s", x->option[0].group_size, mark);
         l->groups = true;
     } else {
@@ -423,7 +419,10 @@ static void advice_text(const plan_view *v, const plan_advice *a)
             return;
         }
         without_padding(a, false);
-        if (!v->model->family[0]) return;
+        if (!v->model->family[0]) {
+            printf("    fitq cannot pad this family (`fitq help families` lists those that it can)\n");
+            return;
+        }
         char *command = plan_command(v, a);
         printf("    %s", out_on(OUT_BOLD));
         if (command) out_escaped(stdout, command);

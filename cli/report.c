@@ -16,21 +16,22 @@ void report_lengths(const fq_model *from, const fq_model *to, const fq_fit *fit)
         { "num_key_value_heads", from->num_key_value_heads, to->num_key_value_heads },
         { "vocab_size", from->vocab_size, to->vocab_size },
     };
-    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++)
+    /* a report without a model has nothing to compare */
+    for (size_t i = 0; i < sizeof row / sizeof row[0] && from->num_hidden_layers && to->num_hidden_layers; i++)
         if (row[i].from != row[i].to) printf("  %s %" PRId64 " -> %" PRId64 "\n", row[i].name, row[i].from, row[i].to);
     if (fit && fit->kv_replication > 1) printf("  every KV head %" PRId64 " times\n", fit->kv_replication);
 }
 
-void report_size(const char *verb, const fq_pad_report *r)
+void report_size(const fq_pad_report *r, bool dry_run)
 {
-    printf("  %s %zu tensors (%zu changed", verb, r->n_tensor, r->n_tensor_changed);
+    printf("  %s %zu tensors (%zu changed", dry_run ? "would write" : "wrote", r->n_tensor, r->n_tensor_changed);
     if (r->n_tensor_added) printf(", %zu added", r->n_tensor_added);
     printf(") in %zu file%s, %s -> %s", r->n_shard, r->n_shard == 1 ? "" : "s", out_bytes(r->bytes).s, out_bytes(r->bytes_pad).s);
     if (r->bytes) printf(" (%s)", out_percent(100 * ((double)r->bytes_pad - (double)r->bytes) / (double)r->bytes).s);
-    if (r->seconds > 0) printf(", in %.1f s", r->seconds);
+    if (!dry_run) printf(", in %.1f s", r->seconds);
     if (r->resumed_bytes) printf(", %s of it found done", out_bytes(r->resumed_bytes).s);
     putchar('\n');
-    if (r->peak_memory_bytes && r->seconds <= 0) printf("  peak memory: about %s\n", out_bytes(r->peak_memory_bytes).s);
+    if (dry_run) printf("  peak memory: about %s\n", out_bytes(r->peak_memory_bytes).s);
 }
 
 json_t *report_json(const fq_pad_report *r)

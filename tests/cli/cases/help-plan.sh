@@ -1,0 +1,1 @@
+fitq plan --help; fitq help plan | cmp - <(fitq plan --help)

@@ -1,0 +1,1 @@
+fitq help families; fitq help engines; fitq help formats

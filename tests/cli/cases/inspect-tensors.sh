@@ -1,0 +1,1 @@
+fitq inspect $EXAMPLES/tiny-qwen2 --tensors | tail -n +16

@@ -1,0 +1,1 @@
+fitq inspect $EXAMPLES/tiny-qwen2

@@ -1,0 +1,2 @@
+mkdir out; touch out/old
+fitq pad $EXAMPLES/tiny-qwen2 -o out --set intermediate_size=1024 --overwrite --quiet; echo $?; ls -A . out

@@ -1,0 +1,1 @@
+fitq plan $DATA/unknown-family.json --tp 3 --engine vllm

@@ -1,0 +1,1 @@
+fitq paln config.json

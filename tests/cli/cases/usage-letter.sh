@@ -1,0 +1,1 @@
+fitq pad model -z

@@ -1,0 +1,1 @@
+fitq pad model -o out --layuot tail

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Runs the recorded command-line cases: cases/NAME.sh against NAME.stdout, NAME.stderr and NAME.exit.
+
+    run.py [--update] [NAME-PART ...]
+
+A case is a bash script that is run in an empty folder, with `fitq` first in PATH, $DATA = tests/cli/data and $EXAMPLES =
+examples/. A missing .stdout or .stderr means empty, a missing .exit means 0. What cannot be the same everywhere is replaced
+before comparing: the folder (WORK), the repository (SOURCE), times (N s), memory estimates. --update writes what came out as
+what is expected; look at the diff before you commit it.
+"""
+import difflib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCE = os.environ.get('FITQ_SOURCE_DIR', os.path.dirname(os.path.dirname(HERE)))
+BINARY = os.environ.get('FITQ_BINARY', os.path.join(SOURCE, 'build', 'release', 'fitq'))
+CASES = os.path.join(HERE, 'cases')
+TIMEOUT = 60
+
+
+def normal(text, work):
+    text = text.replace(work, 'WORK').replace(os.path.realpath(SOURCE), 'SOURCE').replace(SOURCE, 'SOURCE')
+    text = re.sub(r'\bin \d+\.\d s\b', 'in N s', text)
+    text = re.sub(r'"seconds": [0-9.e-]+', '"seconds": N', text)
+    text = re.sub(r'"peak_memory_bytes": [0-9]+', '"peak_memory_bytes": N', text)
+    return re.sub(r'peak memory: about [0-9.]+ \w+', 'peak memory: about N', text)
+
+
+def run(name):
+    """-> dict of what came out."""
+    with tempfile.TemporaryDirectory(prefix='fitq-cli.') as work:
+        env = dict(os.environ, LC_ALL='C.UTF-8', DATA=os.path.join(HERE, 'data'), EXAMPLES=os.path.join(SOURCE, 'examples'),
+                   PATH=os.path.dirname(BINARY) + ':' + os.environ.get('PATH', '/usr/bin:/bin'), HOME=work, TMPDIR=work)
+        env.pop('NO_COLOR', None)
+        with open(os.path.join(CASES, name + '.sh'), encoding='utf-8') as f:
+            script = f.read()
+        here = os.path.join(work, 'work')
+        os.mkdir(here)
+        try:
+            p = subprocess.run(['bash', '-c', script], cwd=here, env=env, stdin=subprocess.DEVNULL, capture_output=True,
+                               timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return {'stdout': '', 'stderr': f'no end after {TIMEOUT} s\n', 'exit': '124\n'}
+        return {'stdout': normal(p.stdout.decode('utf-8', 'replace'), here),
+                'stderr': normal(p.stderr.decode('utf-8', 'replace'), here), 'exit': f'{p.returncode}\n'}
+
+
+EMPTY = {'stdout': '', 'stderr': '', 'exit': '0\n'}
+
+
+def expected(name):
+    out = dict(EMPTY)
+    for part in out:
+        path = os.path.join(CASES, f'{name}.{part}')
+        if os.path.exists(path):
+            with open(path, encoding='utf-8') as f:
+                out[part] = f.read()
+    return out
+
+
+def update(name, got):
+    for part, text in got.items():
+        path = os.path.join(CASES, f'{name}.{part}')
+        if text != EMPTY[part]:
+            with open(path, 'w', encoding='utf-8') as f:
+                f.write(text)
+        elif os.path.exists(path):
+            os.remove(path)
+
+
+def main(args):
+    updating = '--update' in args
+    wanted = [a for a in args if a != '--update']
+    names = sorted(f[:-3] for f in os.listdir(CASES) if f.endswith('.sh'))
+    names = [n for n in names if not wanted or any(w in n for w in wanted)]
+    failed = 0
+    for name in names:
+        got, want = run(name), expected(name)
+        if updating:
+            update(name, got)
+            continue
+        if got == want:
+            print(f'[       OK ] {name}')
+            continue
+        failed += 1
+        for part in want:
+            for line in difflib.unified_diff(want[part].splitlines(), got[part].splitlines(), f'{name}.{part}', 'found', lineterm='', n=2):
+                print('    ' + line)
+        print(f'[  FAILED  ] {name}', flush=True)
+    if not names:
+        print('no such case')
+    return 1 if failed or not names else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Holds the documentation against the program: options in man pages and completions, symbols of the shared library, and every
+console block of the READMEs against what the commands print."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCE = os.environ.get('FITQ_SOURCE_DIR', os.path.dirname(os.path.dirname(HERE)))
+BINARY = os.environ.get('FITQ_BINARY', os.path.join(SOURCE, 'build', 'release', 'fitq'))
+LIBRARY = os.environ.get('FITQ_SHARED_LIBRARY', os.path.join(os.path.dirname(BINARY), 'libfitq.so'))
+sys.path.insert(0, HERE)
+import run as cases  # noqa: E402
+
+DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify')
+
+
+class Wrong(Exception):
+    pass
+
+
+class Skip(Exception):
+    pass
+
+
+def read(*path):
+    with open(os.path.join(SOURCE, *path), encoding='utf-8') as f:
+        return f.read()
+
+
+def fitq(*args):
+    return subprocess.run([BINARY, *args], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def options(command):
+    body = fitq(command, '--help').split('\noptions:\n')[1].split('\n\n')[0]
+    found = re.findall(r'^  (?:-\w, |    )--([\w-]+)', body, re.M)
+    if not found:
+        raise Wrong(f'fitq {command} --help shows no options')
+    return set(found)
+
+
+def commands():
+    return re.findall(r'^  (\w+)  ', fitq('help'), re.M)
+
+
+def same(what, found, expected):
+    if found != expected:
+        raise Wrong(f'{what}: missing {sorted(expected - found)}, too many {sorted(found - expected)}')
+
+
+def man_options():
+    for command in DOCUMENTED:
+        text = read('docs', 'man', f'fitq-{command}.1').replace('\\-', '-')
+        body = text.split('.SH OPTIONS\n')[1].split('\n.SH ')[0]
+        found = set(re.findall(r'^\.B[IR]? .*?--([\w-]+)', body, re.M))
+        same(f'fitq-{command}.1', found, options(command))
+
+
+def man_commands():
+    text = read('docs', 'man', 'fitq.1')
+    for command in commands():
+        if command not in text:
+            raise Wrong(f'fitq.1 does not speak of {command}')
+
+
+def man_format():
+    if not shutil.which('groff'):
+        raise Skip('no groff')
+    for name in sorted(os.listdir(os.path.join(SOURCE, 'docs', 'man'))):
+        p = subprocess.run(['groff', '-t', '-man', '-ww', '-Tutf8', os.path.join(SOURCE, 'docs', 'man', name)], capture_output=True, text=True)
+        if p.returncode != 0 or p.stderr:
+            raise Wrong(f'{name}: {p.stderr.strip()}')
+
+
+def completions():
+    text = {shell: fitq('completion', shell) for shell in ('bash', 'zsh', 'fish')}
+    for command in commands():
+        for shell, script in text.items():
+            if command not in script:
+                raise Wrong(f'{shell} does not know the command {command}')
+        # a command's part of the bash script ends with the option names, or with them and the operands
+        last = -2 if command in ('help', 'completion', 'version') else -1
+        part = {'bash': re.search(rf'^    {command}\)\n(.*?) ;;\n(?=    \w|    esac)', text['bash'], re.M | re.S).group(1),
+                'zsh': re.search(rf'^        {command}\) (.*?) ;;\n', text['zsh'], re.M | re.S).group(1),
+                'fish': '\n'.join(line for line in text['fish'].splitlines() if f'seen_subcommand_from {command}\'' in line)}
+        wanted = options(command)
+        same(f'bash {command}', set(re.findall(r'--([\w-]+)', part['bash'].split('_fitq_words')[last])), wanted)
+        same(f'zsh {command}', set(re.findall(r"--([\w-]+)[}\[]", part['zsh'])), wanted)
+        same(f'fish {command}', set(re.findall(r' -l ([\w-]+)', part['fish'])), wanted)
+
+
+def shell_syntax(shell):
+    if not shutil.which(shell):
+        raise Skip(f'no {shell}')
+    p = subprocess.run([shell, '-n'], input=fitq('completion', shell), capture_output=True, text=True)
+    if p.returncode != 0:
+        raise Wrong(p.stderr.strip())
+
+
+def symbols():
+    if not shutil.which('nm'):
+        raise Skip('no nm')
+    if os.environ.get('FITQ_SANITIZE'):
+        raise Skip('a sanitizer adds symbols')
+    out = subprocess.run(['nm', '-D', '--defined-only', LIBRARY], capture_output=True, text=True, check=True).stdout
+    found = {line.split()[-1].split('@')[0] for line in out.splitlines() if line.split()[1] in 'TDBR'}
+    header = re.sub(r'/\*.*?\*/', '', read('include', 'fitq.h'), flags=re.S)
+    same('exported', found, set(re.findall(r'\b(fq_\w+)\(', header)))
+
+
+def readme(name):
+    """Every ```console block: lines that begin with "$ " are run, what follows is what they print."""
+    blocks = re.findall(r'```console\n(.*?)```', read(name), re.S)
+    if not blocks:
+        raise Wrong(f'{name} has no console block')
+    with tempfile.TemporaryDirectory(prefix='fitq-docs.') as work:
+        shutil.copy(os.path.join(HERE, 'data', 'qwen2-72b.json'), os.path.join(work, 'config.json'))
+        shutil.copytree(os.path.join(SOURCE, 'examples', 'tiny-qwen2'), os.path.join(work, 'tiny-qwen2'))
+        env = dict(os.environ, LC_ALL='C.UTF-8', PATH=os.path.dirname(BINARY) + ':' + os.environ['PATH'])
+        for block in blocks:
+            for command, expected in re.findall(r'^\$ (.*)\n((?:(?!\$ ).*\n)*)', block, re.M):
+                p = subprocess.run(['bash', '-c', command], cwd=work, env=env, capture_output=True, text=True, timeout=60)
+                got = cases.normal(p.stdout + p.stderr, work).rstrip('\n')
+                if got != cases.normal(expected, work).rstrip('\n'):
+                    raise Wrong(f'{name}: $ {command}\n--- documented\n{expected}--- found\n{got}\n')
+
+
+TESTS = {
+    'man pages have every option': man_options, 'man page has every command': man_commands,
+    'man pages format without warnings': man_format, 'completions have every option': completions,
+    'bash completion is a valid script': lambda: shell_syntax('bash'),
+    'zsh completion is a valid script': lambda: shell_syntax('zsh'),
+    'fish completion is a valid script': lambda: shell_syntax('fish'), 'only fq_* is exported': symbols,
+    'README.md shows real output': lambda: readme('README.md'),
+    'README.zh-CN.md shows real output': lambda: readme('README.zh-CN.md'),
+}
+
+
+def main():
+    failed = 0
+    for name, test in TESTS.items():
+        try:
+            test()
+            print(f'[       OK ] {name}')
+        except Skip as e:
+            print(f'[  SKIPPED ] {name} ({e})')
+        except (Wrong, OSError, subprocess.SubprocessError, AttributeError) as e:
+            failed += 1
+            print(f'    {e}\n[  FAILED  ] {name}', flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
