@@ -59,6 +59,7 @@ static fq_status check_magic(const fqi_bytes *b, fq_err *e)
         return BAD(0, "torch-legacy", "found a bare pickle, expected a zip archive: " HOW_TO_CONVERT);
     if (memcmp(h, "version https://git-lfs", 23) == 0)
         return BAD(0, "git-lfs-pointer", "found a Git LFS pointer, expected the file itself (run git lfs pull)");
+    if (n < 4) return BAD(0, "torch-magic", "found a file of %zu bytes, expected a zip archive", n);
     return BAD(0, "torch-magic", "found %02x %02x %02x %02x in a file of %llu bytes, expected a zip archive (50 4b 03 04)",
                h[0], h[1], h[2], h[3], (unsigned long long)b->n);
 }

@@ -214,7 +214,8 @@ static bool is_utf8(const unsigned char *s, size_t n)
     return true;
 }
 
-/* n_len: bytes of the length field. A Python 2 byte string counts as text only if it is text. A NUL would cut a tensor's name. */
+/* n_len: bytes of the length field. A Python 2 byte string counts as text only if it is text. A NUL would cut the name of a
+ * tensor. */
 static fq_status op_string(machine *m, unsigned n_len, bool bytes)
 {
     uint64_t n;

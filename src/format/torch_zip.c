@@ -379,6 +379,7 @@ static fq_status check_locals(const fqi_bytes *b, fqi_zip *z, fq_err *e)
     fq_status s = FQ_OK;
     for (size_t i = 0; i < z->n_entry && s == FQ_OK; i++) {
         uint64_t limit = i + 1 < z->n_entry ? z->entry[i + 1].local_off : z->dir_off;
+        if (limit > z->dir_off) limit = z->dir_off;   /* the next position is not checked yet: it may lie past the file */
         s = check_local(b, &z->entry[i], limit, scratch, e);
     }
     free(scratch);

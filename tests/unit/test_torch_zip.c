@@ -40,6 +40,7 @@ typedef struct twist {
     int extra_len_add;           /* their length field lies */
     bool extra_twice;
     int entry_disk, end_disk;
+    uint64_t far;                /* position of the second entry, 0 = the right one */
     const char *comment, *before, *after, *gap, *tail_gap;
 } twist;
 
@@ -149,6 +150,7 @@ static mem_file build(const twist *t)
     }
     if (t->same_place) at[1] = at[0];
     if (t->inside) at[1] = 10;
+    if (t->far) at[1] = t->far;
     fqi_str_puts(&out, t->tail_gap ? t->tail_gap : "");
     uint64_t off = out.len;
     for (int k = 0; k < 2; k++) central(t, k, name[k], strlen(data[k]), crc[k], at[k]);
@@ -212,6 +214,9 @@ static const twist twists[] = {
     { .name = "duplicate", .rule = "zip-duplicate", .same_names = true },
     { .name = "same-place", .rule = "zip-overlap", .same_place = true },
     { .name = "inside-the-other", .rule = "zip-overlap", .inside = true },
+    { .name = "past-the-end", .rule = "zip-overlap", .far = 0x7fffffff },
+    { .name = "past-2^63", .rule = "zip-overlap", .full_central = true, .far = UINT64_MAX - 40 },
+    { .name = "in-the-directory", .rule = "zip-overlap", .far = 90 },
     { .name = "empty-name", .rule = "zip-name", .central_name = "", .local_name = "" },
     { .name = "entry-disk", .rule = "zip-disks", .entry_disk = 1 },
 

@@ -1,0 +1,260 @@
+/* The whole reader: files that the real torch or torch_bin.py wrote, element for element; the corpus of bad files, message for
+ * message; and damage everywhere. Python makes the files; it is there because the build needs it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "torch_mem.h"
+
+#define MAX_PICKLE (64u << 20)
+#define SKIP_STATUS 77
+
+static char dir[256];
+
+/* ---- contents --------------------------------------------------------------------------------------------------- */
+
+/* Elements in row-major, little-endian order, as hex. */
+static char *elements(const mem_file *m, const fqi_tensor *t)
+{
+    unsigned width = fq_dtype_bits(t->dtype) / 8;
+    uint64_t n = t->bytes / width;
+    int64_t at[FQ_MAX_RANK] = { 0 }, step[FQ_MAX_RANK] = { 0 }, row = 1;
+    char *hex = calloc(2 * t->bytes + 1, 1), *h = hex;
+    if (!hex) abort();
+    for (unsigned d = t->rank; d-- > 0; row *= t->shape[d]) step[d] = t->stride ? t->stride[d] : row;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t place = t->off;
+        for (unsigned d = 0; d < t->rank; d++) place += (uint64_t)(at[d] * step[d]) * width;
+        assert_true(place + width <= m->n);
+        for (unsigned k = 0; k < width; k++) h += sprintf(h, "%02x", m->bytes[place + (t->byteswap ? width - 1 - k : k)]);
+        for (unsigned d = t->rank; d-- > 0 && ++at[d] == t->shape[d];) at[d] = 0;
+    }
+    return hex;
+}
+
+/* The table in the words of torch_bin.py's expected(). */
+static char *describe(const mem_file *m, const fqi_torch_table *t)
+{
+    fqi_str s = { 0 };
+    for (size_t i = 0; i < t->n_tensor; i++) {
+        const fqi_tensor *x = &t->tensor[i];
+        fqi_str_printf(&s, "%s\t%s\t", x->name, fq_dtype_name(x->dtype));
+        for (unsigned d = 0; d < x->rank; d++) fqi_str_printf(&s, "%s%lld", d ? "," : "", (long long)x->shape[d]);
+        char *hex = elements(m, x);
+        fqi_str_printf(&s, "\t%s\n", hex);
+        free(hex);
+    }
+    assert_false(s.failed);
+    return s.s;
+}
+
+static mem_file load(const char *name)
+{
+    char path[600];
+    mem_file m = { 0 };
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    m.bytes = mem_slurp(path, &m.n);
+    if (!m.bytes) fail_msg("cannot read %s", path);
+    return m;
+}
+
+/* NAME.bin (or NAME) has exactly what NAME.expect says. */
+static void check_file(const char *file, const char *expect, const char *wrapper)
+{
+    mem_file m = load(file), want = load(expect);
+    fqi_bytes b = mem_bytes(&m);
+    fqi_torch_table t = { 0 };
+    fq_err e = { 0 };
+    if (fqi_torch_parse(&b, MAX_PICKLE, true, &t, &e) != FQ_OK) fail_msg("%s: %s", file, e.text);
+    assert_string_equal(t.wrapper, wrapper);
+    assert_false(t.crc_unchecked);
+    char *got = describe(&m, &t);
+    if (strcmp(got, (char *)want.bytes) != 0) fail_msg("%s differs from what %s says", file, expect);
+    free(got);
+    fqi_torch_free(&t);
+    free(m.bytes);
+    free(want.bytes);
+}
+
+static void example(void **state)
+{
+    (void)state;
+    static const struct { const char *flags, *wrapper; } v[] = {
+        { "", "" }, { "--big", "" }, { "--wrapper model", "model" }, { "--wrapper state_dict --big", "state_dict" },
+        { "--wrapper module", "module" },
+    };
+    for (size_t i = 0; i < sizeof v / sizeof v[0]; i++) {
+        char args[600];
+        snprintf(args, sizeof args, "'%s/example.bin' %s", dir, v[i].flags);
+        assert_int_equal(mem_python("python3", "tests/tools/torch_bin.py", args), 0);
+        check_file("example.bin", "example.bin.expect", v[i].wrapper);
+    }
+}
+
+static void judged_by_torch(void **state)
+{
+    (void)state;
+    static const struct { const char *name, *wrapper; } v[] = {
+        { "plain", "" }, { "shared", "" }, { "params", "" }, { "many", "" }, { "module", "" }, { "wrapped", "state_dict" },
+        { "wrapped_model", "model" },
+    };
+    const char *python = getenv("FITQ_TORCH_PYTHON");   /* a Python that has torch, if it is not the system's */
+    char args[300];
+    snprintf(args, sizeof args, "'%s'", dir);
+    int r = mem_python(python ? python : "/usr/bin/python3", "tests/tools/torch_judge.py", args);
+    if (r == SKIP_STATUS || r == 127) {
+        print_message("no torch to judge by\n");
+        skip();
+    }
+    assert_int_equal(r, 0);
+    for (size_t i = 0; i < sizeof v / sizeof v[0]; i++) {
+        char file[100], expect[100];
+        snprintf(file, sizeof file, "%s.bin", v[i].name);
+        snprintf(expect, sizeof expect, "%s.expect", v[i].name);
+        check_file(file, expect, v[i].wrapper);
+    }
+    mem_file m = load("legacy.bin");
+    fqi_bytes b = mem_bytes(&m);
+    fqi_torch_table t = { 0 };
+    fq_err e = { 0 };
+    assert_int_equal(fqi_torch_parse(&b, MAX_PICKLE, false, &t, &e), FQ_E_INPUT);
+    assert_string_equal(e.rule, "torch-legacy");
+    free(m.bytes);
+}
+
+/* ---- the corpus ------------------------------------------------------------------------------------------------- */
+
+static bool case_fits(const char *name, int exit_code, const char *message)
+{
+    char file[300];
+    snprintf(file, sizeof file, "torch/%s", name);
+    mem_file m = load(file);
+    fqi_bytes b = mem_bytes(&m);
+    fqi_torch_table t = { 0 };
+    fq_err e = { 0 };
+    fq_status s = fqi_torch_parse(&b, MAX_PICKLE, true, &t, &e);
+    const char *got = s == FQ_OK ? "ok" : strncmp(e.text, "mem: ", 5) == 0 ? e.text + 5 : e.text;
+    bool ok = -(int)s == exit_code && strcmp(got, message) == 0;
+    if (!ok) print_error("%s: got %d %s\n  expected %d %s\n", name, -(int)s, got, exit_code, message);
+    fqi_torch_free(&t);
+    free(m.bytes);
+    return ok;
+}
+
+static void corpus(void **state)
+{
+    (void)state;
+    char args[300];
+    size_t n = 0, n_bad = 0, wrong = 0;
+    snprintf(args, sizeof args, "'%s' torch", dir);
+    assert_int_equal(mem_python("python3", "tests/corpus/make_corpus.py", args), 0);
+    mem_file table = load("torch.expect");
+    char *save = NULL;
+    for (char *line = strtok_r((char *)table.bytes, "\n", &save); line; line = strtok_r(NULL, "\n", &save), n++) {
+        char *code = strchr(line, '\t'), *message = code ? strchr(code + 1, '\t') : NULL;
+        assert_non_null(message);
+        *code++ = *message++ = '\0';
+        n_bad += atoi(code) != 0;
+        wrong += !case_fits(line, atoi(code), message);
+    }
+    print_message("%zu cases, %zu bad\n", n, n_bad);
+    assert_int_equal(wrong, 0);
+    assert_true(n_bad >= 60);
+    free(table.bytes);
+}
+
+/* ---- damage ----------------------------------------------------------------------------------------------------- */
+
+static fq_status parse(mem_file *m, uint64_t max_pickle, bool check_crc)
+{
+    fqi_bytes b = mem_bytes(m);
+    fqi_torch_table t = { 0 };
+    fq_err e = { 0 };
+    fq_status s = fqi_torch_parse(&b, max_pickle, check_crc, &t, &e);
+    if (s != FQ_OK) assert_true(e.code == s && e.text[0] != '\0' && t.tensor == NULL);
+    else free(describe(m, &t));
+    fqi_torch_free(&t);
+    return s;
+}
+
+/* With CRCs checked no bit of a tensor may change unseen; without, nothing may crash. */
+static void every_bit(void **state)
+{
+    (void)state;
+    char args[300];
+    snprintf(args, sizeof args, "'%s/example.bin'", dir);
+    assert_int_equal(mem_python("python3", "tests/tools/torch_bin.py", args), 0);
+    mem_file m = load("example.bin"), want = load("example.bin.expect");
+    size_t accepted = 0;
+    for (size_t bit = 0; bit < 8 * m.n; bit++) {
+        fqi_bytes b = mem_bytes(&m);
+        fqi_torch_table t = { 0 };
+        m.bytes[bit / 8] ^= (unsigned char)(1u << (bit % 8));
+        fq_status s = fqi_torch_parse(&b, MAX_PICKLE, true, &t, NULL);
+        if (s == FQ_OK) {
+            char *got = describe(&m, &t);
+            if (strcmp(got, (char *)want.bytes) != 0) fail_msg("bit %zu changes a tensor unseen", bit);
+            free(got);
+            accepted++;
+        } else {
+            assert_int_equal(s, FQ_E_INPUT);
+        }
+        fqi_torch_free(&t);
+        m.bytes[bit / 8] ^= (unsigned char)(1u << (bit % 8));
+    }
+    print_message("%zu of %zu single-bit changes change nothing that is read\n", accepted, 8 * m.n);
+    free(m.bytes);
+    free(want.bytes);
+}
+
+static void every_length(void **state)
+{
+    (void)state;
+    mem_file m = load("example.bin");
+    for (size_t n = 0; n < m.n; n++) {
+        mem_file cut = { .bytes = m.bytes, .n = n };
+        assert_int_equal(parse(&cut, MAX_PICKLE, false), FQ_E_INPUT);
+    }
+    free(m.bytes);
+}
+
+static void every_read(void **state)
+{
+    (void)state;
+    mem_file m = load("example.bin");
+    size_t n = 1;
+    for (;; n++) {
+        m.n_read = 0;
+        m.fail_at = n;
+        fq_status s = parse(&m, MAX_PICKLE, true);
+        if (s == FQ_OK) break;
+        assert_int_equal(s, FQ_E_IO);
+    }
+    assert_true(n > 30);
+    free(m.bytes);
+}
+
+static void pickle_limit(void **state)
+{
+    (void)state;
+    mem_file m = load("example.bin");
+    assert_int_equal(parse(&m, 100, false), FQ_E_INPUT);
+    assert_int_equal(parse(&m, 4096, false), FQ_OK);
+    assert_true(m.largest <= 65536);   /* without CRC checks no storage is read */
+    free(m.bytes);
+}
+
+static int setup(void **state) { (void)state; mem_tempdir(dir); return 0; }
+static int teardown(void **state) { (void)state; mem_remove(dir); return 0; }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(example), cmocka_unit_test(judged_by_torch), cmocka_unit_test(corpus), cmocka_unit_test(every_bit),
+        cmocka_unit_test(every_length), cmocka_unit_test(every_read), cmocka_unit_test(pickle_limit),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
