@@ -238,20 +238,17 @@ static bool has_suffix(const char *const *list, const char *s)
     return false;
 }
 
+/* The expert first: in a large mixture nearly every name is one. A fused tensor has no number behind the infix. */
 static bool bind_layer(const fqi_family *f, const char *canonical, fqi_bound *out)
 {
     const char *s = skip_word(canonical, "layers.");
-    int64_t layer, expert;
+    int64_t layer, expert = -1;
     if (!s || !(s = skip_number(s, &layer))) return false;
-    const fqi_row *row = find_row(f, FQI_LAYER, s);
-    if (row) {
-        *out = (fqi_bound){ .row = row, .layer = layer, .expert = -1, .canonical = canonical };
-        return true;
-    }
-    if (!f->expert_infix || !(s = skip_word(s, f->expert_infix)) || !(s = skip_number(s, &expert))) return false;
-    row = find_row(f, FQI_EXPERT, s);
+    const char *suffix = f->expert_infix ? skip_word(s, f->expert_infix) : NULL;
+    if (suffix) suffix = skip_number(suffix, &expert);
+    const fqi_row *row = suffix ? find_row(f, FQI_EXPERT, suffix) : find_row(f, FQI_LAYER, s);
     if (!row) return false;
-    *out = (fqi_bound){ .row = row, .layer = layer, .expert = expert, .canonical = canonical };
+    *out = (fqi_bound){ .row = row, .layer = layer, .expert = suffix ? expert : -1, .canonical = canonical };
     return true;
 }
 
