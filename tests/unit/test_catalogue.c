@@ -525,6 +525,12 @@ static void hub_cache_links(void **state)
     assert_int_equal(c->n_finding, 0);
     assert_true(c->has_config);
     fq_ckpt_close(c);
+    char *versions = fqt_join(dir, "versions"), *v1 = fqt_join(versions, "r1");
+    assert_int_equal(rename(snapshots, versions), 0);   /* the same links in a folder that is no cache */
+    expect_finding(v1, FQ_ERROR, "link-leaves-folder", "index.json");
+    assert_int_equal(rename(versions, snapshots), 0);
+    free(versions);
+    free(v1);
     char *last = fqt_join(rev, name[3]), *moved = fqt_join(other, "x"), *blob = fqt_join(blobs, name[3]);
     assert_int_equal(rename(blob, moved), 0);
     assert_int_equal(unlink(last), 0);
