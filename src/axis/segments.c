@@ -128,9 +128,8 @@ static bool enter_row(fqi_segments *s, fqi_segment *out)
     for (int d = 0; d < s->leaf; d++) {
         fqi_run r = run_of(s, d);
         if (r.src < 0) {
-            int64_t rest = r.count - s->in_run[d];
-            *out = (fqi_segment){ .src = FQI_ZERO_SEGMENT, .bytes = (uint64_t)rest * s->below[d] };
-            advance(s, d, rest);
+            *out = (fqi_segment){ .src = FQI_ZERO_SEGMENT, .bytes = (uint64_t)r.count * s->below[d] };
+            advance(s, d, r.count); /* zeros are taken whole, so the position was at their first index */
             return true;
         }
         row += (uint64_t)(r.src + s->in_run[d]) * (uint64_t)s->stride[d] * s->elem_bytes;
