@@ -496,6 +496,33 @@ static void shard_that_changed(void **state)
     fq_ckpt_close(c);
 }
 
+static void total_size_is_compared(void **state)
+{
+    (void)state;
+    static const struct { const char *text, *part; } row[] = {
+        { "1", "found 1, expected 89376" }, { "1.0", "found no plain integer" }, { NULL, "(it counts whole files)" } };
+    const fqt_model m = { .family = "qwen2", .tied = true, .n_shard = 2 };
+    for (size_t i = 0; i < 3; i++) {
+        fqt_make_model(dir, &m);
+        fq_ckpt *c = open_ok(dir);
+        assert_int_equal(c->n_finding, 0);
+        char number[32], *begin, *end;
+        snprintf(number, sizeof number, "%llu", (unsigned long long)c->info.file_bytes);
+        fq_ckpt_close(c);
+        size_t n;
+        char *text = fqt_read(dir, "model.safetensors.index.json", &n), *edited = malloc(n + 64);
+        assert_true(text && edited);
+        begin = strstr(text, "89376");
+        assert_non_null(begin);
+        end = begin + 5;
+        sprintf(edited, "%.*s%s%s", (int)(begin - text), text, row[i].text ? row[i].text : number, end);
+        fqt_write_text(dir, "model.safetensors.index.json", edited);
+        free(text);
+        free(edited);
+        expect_finding(dir, FQ_NOTE, "total-size", row[i].part);
+    }
+}
+
 static void header_hash_tells_files_apart(void **state)
 {
     (void)state;
@@ -674,7 +701,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(every_family_is_sound), TEST(path_spellings), TEST(paths_that_cannot_be_opened), TEST(wrappers_are_said), TEST(fitted_is_said),
         TEST(unsound_models), TEST(everything_is_said_at_once), TEST(config_findings), TEST(gptq_is_sound), TEST(fp8_is_sound),
-        TEST(shard_that_changed), TEST(header_hash_tells_files_apart), TEST(hub_cache_links), TEST(torch_checkpoints), TEST(many_empty_tensors),
+        TEST(shard_that_changed), TEST(total_size_is_compared), TEST(header_hash_tells_files_apart), TEST(hub_cache_links), TEST(torch_checkpoints), TEST(many_empty_tensors),
         TEST(published_checkpoints),
     };
     return cmocka_run_group_tests_name("catalogue", tests, NULL, NULL);
