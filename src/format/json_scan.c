@@ -83,7 +83,7 @@ static size_t encode_utf8(uint32_t c, char *out)
 /* \uXXXX at pos (of the backslash), a pair of them for a code point beyond U+FFFF. *used: bytes of text. */
 static fq_status unicode_escape(const fqi_json_scan *s, size_t pos, uint32_t *code, size_t *used, fq_err *e)
 {
-    uint32_t c, low = 0;
+    uint32_t c = 0, low = 0;
     fqi_where w = at(s, pos);
     FQI_TRY(hex4(s, pos + 2, &c, e));
     *used = 6;
@@ -127,8 +127,8 @@ static fq_status scan_string(fqi_json_scan *s, fq_err *e)
         out += i - run;
         if (i >= s->n) return unexpected(s, i, "json-string", "a closing quote", e);
         if (t[i] == '"') break;
-        uint32_t code;
-        size_t used, made;
+        uint32_t code = 0;
+        size_t used = 0, made;
         char bytes[4];
         if (t[i] == '\\') {
             FQI_TRY(escape_at(s, i, &code, &used, e));
