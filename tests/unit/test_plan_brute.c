@@ -1,6 +1,6 @@
 /* test_plan_brute.c - the planner against rules written a second time, on random small models.
  *
- * runs_by_hand() is the engines' rules in plain words of C, for six pairs of engine and format, without the planner's tables.
+ * runs_by_hand() is the engines' rules in plain words of C, for seven pairs of engine and format, without the planner's tables.
  * Against it: the verdict on the model as it is; every option that pads; that no single axis could have been shorter; and that a model
  * called impossible does not run even with every axis padded to a length that anything divides. */
 #include <setjmp.h>
@@ -21,10 +21,10 @@ static int64_t below(int64_t n)
     return (int64_t)((rng >> 33) % (unsigned long long)n);
 }
 
-typedef enum kind { VLLM_BF16, VLLM_GPTQ, SGLANG_AWQ, VLLM_FP8, HF_BF16, TGI_BF16, N_KIND } kind;
+typedef enum kind { VLLM_BF16, VLLM_GPTQ, SGLANG_AWQ, VLLM_FP8, HF_BF16, TGI_BF16, OLD_NVFP4, N_KIND } kind;
 static const struct { const char *engine, *format; } kinds[N_KIND] = {
     { "vllm", "bf16" }, { "vllm", "gptq-marlin" }, { "sglang", "awq-marlin" }, { "vllm", "fp8-block" }, { "transformers", "bf16" },
-    { "tgi", "bf16" },
+    { "tgi", "bf16" }, { "vllm-2025", "nvfp4" },
 };
 
 static bool groups(int64_t k, int64_t g) { return g == -1 || k % g == 0; }
@@ -33,6 +33,7 @@ static bool groups(int64_t k, int64_t g) { return g == -1 || k % g == 0; }
 static bool linear_runs(kind w, int64_t n, int64_t k, int64_t g)
 {
     if (w == VLLM_GPTQ) return groups(k, g) && n % 8 == 0 && k % 8 == 0;
+    if (w == OLD_NVFP4) return k % 16 == 0 && k % 32 == 0 && n % 32 == 0;
     if (w == SGLANG_AWQ) return groups(k, g) && n % 64 == 0 && k % 128 == 0 && n % 8 == 0;
     return true;
 }
@@ -58,9 +59,10 @@ static bool runs_by_hand(kind w, const fq_model *m, int64_t tp, int64_t g)
     if (copies && (V + 63) / 64 * 64 % tp) return false;
     int64_t q_rank = h / tp * hd, kv_rank = (kv >= tp ? kv / tp : 1) * hd;
     if (w == VLLM_FP8) return fp8_runs(m, tp, q_rank, kv_rank);
-    if (w == VLLM_GPTQ || w == SGLANG_AWQ) {
+    if (w == VLLM_GPTQ || w == SGLANG_AWQ || w == OLD_NVFP4) {
         if (!linear_runs(w, q_rank, H, g) || !linear_runs(w, kv_rank, H, g) || !linear_runs(w, H, q_rank, g)) return false;
         if (ff && (!linear_runs(w, ff / tp, H, g) || !linear_runs(w, H, ff / tp, g))) return false;
+        if (moe && w == OLD_NVFP4) return moe / tp % 16 == 0 && 2 * moe / tp % 128 == 0;
         if (moe && (moe / tp % (g > 64 ? g : 64) || !groups(H, g) || moe / tp % 8 || H % 8)) return false;
     }
     return true;

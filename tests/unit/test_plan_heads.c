@@ -117,11 +117,12 @@ static bool legal_all(const fqi_head_rule *r, size_t n, int64_t heads, int64_t k
     return true;
 }
 
-/* Cheapest over everything that is exact: rep copies of each KV head, groups large enough for their query heads. */
-static double brute(const fqi_head_rule *r, size_t n, int64_t h, int64_t kv, bool keep, int64_t limit)
+/* Cheapest over everything that is exact: rep copies of each KV head, groups large enough for their query heads. first, last:
+ * the reps to look at. */
+static double brute(const fqi_head_rule *r, size_t n, int64_t h, int64_t kv, bool keep, int64_t limit, int64_t first, int64_t last)
 {
     double best = -1;
-    for (int64_t rep = 1; rep <= h / kv; rep++) {
+    for (int64_t rep = first; rep <= last; rep++) {
         int64_t need = (h / kv + rep - 1) / rep;
         for (int64_t kv_pad = kv * rep; kv_pad <= limit; kv_pad++) {
             for (int64_t group = need; group * kv_pad <= limit; group++) {
@@ -133,6 +134,22 @@ static double brute(const fqi_head_rule *r, size_t n, int64_t h, int64_t kv, boo
         }
     }
     return best;
+}
+
+/* Of every rep the best plan is there, or one that is no worse in both counts; and no plan is there that another makes pointless. */
+static void check_alternatives(const fqi_head_rule *r, size_t n, int64_t h, int64_t kv, bool keep, const fqi_head_plan *out, size_t found)
+{
+    for (size_t i = 0; i < found; i++)
+        for (size_t k = 0; k < found; k++)
+            assert_false(i != k && out[k].heads_pad <= out[i].heads_pad && out[k].kv_pad <= out[i].kv_pad);
+    for (int64_t rep = 1; rep <= h / kv; rep++) {
+        double best = brute(r, n, h, kv, keep, 700, rep, rep);
+        bool there = best < 0;
+        for (size_t i = 0; i < found && !there; i++) there = out[i].cost <= best * (1 + 1e-12);
+        for (size_t i = 0; i < found && best >= 0; i++)
+            if (out[i].rep == rep && out[i].heads_pad <= 700) assert_true(out[i].cost <= best * (1 + 1e-12));
+        assert_true(there);
+    }
 }
 
 static void search_equals_brute_force(void **state)
@@ -152,7 +169,7 @@ static void search_equals_brute_force(void **state)
         fqi_head_plan out[8];
         size_t found = fqi_heads_solve(h, kv, r, n, out, 8);
         /* Any legal plan below this bound is seen; the common multiple of two small rules is well inside. */
-        double best = brute(r, n, h, kv, keep, 700);
+        double best = brute(r, n, h, kv, keep, 700, 1, h / kv);
         if (legal_all(r, n, h, kv)) {
             assert_int_equal(found, 1);
             assert_int_equal(out[0].heads_pad, h);
@@ -175,10 +192,33 @@ static void search_equals_brute_force(void **state)
             assert_true(out[0].cost <= best);
             continue;
         }
+        if (round % 4 == 0) check_alternatives(r, n, h, kv, keep, out, found);
         if (out[0].cost > best * (1 + 1e-12) || out[0].cost < best * (1 - 1e-12))
             fail_msg("round %d: %d/%d: cost %.17g for %d/%d, brute force %.17g", round, (int)h, (int)kv, out[0].cost,
                      (int)out[0].heads_pad, (int)out[0].kv_pad, best);
     }
+}
+
+/* 64/8 on 6 GPUs: copies buy fewer query heads with more KV heads; all that are not pointless, cheapest first. */
+static void alternatives_in_order(void **state)
+{
+    (void)state;
+    const fqi_head_rule r = { .tp = 6, .unit_q = 1, .unit_kv = 1, .kv_copy = true, .q_bytes = 1, .kv_bytes = 1 };
+    fqi_head_plan out[8];
+    assert_int_equal(fqi_heads_solve(64, 8, &r, 1, out, 8), 3);
+    static const int64_t listed[][3] = { { 72, 18, 2 }, { 96, 12, 1 }, { 66, 66, 8 } };
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(out[i].heads_pad, listed[i][0]);
+        assert_int_equal(out[i].kv_pad, listed[i][1]);
+        assert_int_equal(out[i].rep, listed[i][2]);
+    }
+    /* Two KV heads are needed anyway, so storing the one twice is free and halves the groups. */
+    const fqi_head_rule two[] = { { .tp = 1, .unit_q = 1, .unit_kv = 2, .kv_copy = true, .q_bytes = 1, .kv_bytes = 1 },
+                                  { .tp = 1, .unit_q = 3, .unit_kv = 1, .kv_copy = true, .q_bytes = 1, .kv_bytes = 1 } };
+    size_t n = fqi_heads_solve(5, 1, two, 2, out, 8); /* rep 1: 12/2 (groups of 6); rep 2: 6/2 (groups of 3) */
+    assert_true(n >= 1);
+    assert_int_equal(out[0].heads_pad, 6);
+    assert_int_equal(out[0].kv_pad, 2);
 }
 
 /* Every count from 1 to 64 has a plan for every usual head count. */
@@ -214,6 +254,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_table),
         cmocka_unit_test(search_equals_brute_force),
+        cmocka_unit_test(alternatives_in_order),
         cmocka_unit_test(every_gpu_count),
         cmocka_unit_test(all_counts_at_once),
     };
