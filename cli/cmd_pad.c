@@ -151,7 +151,7 @@ const arg_command cmd_pad = {
     .synopsis = "PATH -o DIR --tp N,... | --set KEY=N,... [options]",
     .text = "Makes a copy of the checkpoint whose axes have the lengths that the plan for --tp chooses, or exactly those of --set. "
             "Zeros, copies and reorderings only: the function stays the same, and `fitq verify` proves it, `fitq unpad` undoes "
-            "it. One tensor at a time is held. The output appears under its name when it is complete, by one rename.",
+            "it. Memory is bounded. The output appears under its name when it is complete, by one rename.",
     .examples = "  fitq pad Qwen2-72B -o Qwen2-72B-tp8 --tp 8\n"
                 "  fitq pad Qwen2-72B -o out --tp 2,4,8 --format gptq-marlin,awq --layout tail\n"
                 "  fitq pad Qwen2-72B -o out --set intermediate_size=29696 --dry-run\n"

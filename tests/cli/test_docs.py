@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Holds the documentation against the program: options in man pages and completions, symbols of the shared library, and every
-console block of the READMEs against what the commands print."""
+console block of the READMEs against what the commands print. --update writes what they print into the READMEs."""
 import os
 import re
 import shutil
@@ -112,22 +112,35 @@ def symbols():
     same('exported', found, set(re.findall(r'\b(fq_\w+)\(', header)))
 
 
-def readme(name):
+def console(command, work):
+    env = dict(os.environ, LC_ALL='C.UTF-8', PATH=os.path.dirname(BINARY) + ':' + os.environ['PATH'])
+    p = subprocess.run(['bash', '-c', command], cwd=work, env=env, capture_output=True, text=True, timeout=60)
+    return p.stdout + p.stderr
+
+
+def readme(name, update=False):
     """Every ```console block: lines that begin with "$ " are run, what follows is what they print."""
-    blocks = re.findall(r'```console\n(.*?)```', read(name), re.S)
+    text = read(name)
+    blocks = re.findall(r'```console\n(.*?)```', text, re.S)
     if not blocks:
         raise Wrong(f'{name} has no console block')
     with tempfile.TemporaryDirectory(prefix='fitq-docs.') as work:
         shutil.copy(os.path.join(HERE, 'data', 'qwen2-72b.json'), os.path.join(work, 'config.json'))
         shutil.copytree(os.path.join(SOURCE, 'examples', 'tiny-qwen2'), os.path.join(work, 'tiny-qwen2'))
-        env = dict(os.environ, LC_ALL='C.UTF-8', PATH=os.path.dirname(BINARY) + ':' + os.environ['PATH'])
         for block in blocks:
+            new = ''
             for command, expected in re.findall(r'^\$ (.*)\n((?:(?!\$ ).*\n)*)', block, re.M):
-                p = subprocess.run(['bash', '-c', command], cwd=work, env=env, capture_output=True, text=True, timeout=60)
-                got = cases.normal(p.stdout + p.stderr, work).rstrip('\n')
-                if got != cases.normal(expected, work).rstrip('\n'):
+                got = console(command, work)
+                new += f'$ {command}\n{got}'
+                if not update and cases.normal(got, work).strip('\n') != cases.normal(expected, work).strip('\n'):
                     raise Wrong(f'{name}: $ {command}\n--- documented\n{expected}--- found\n{got}\n')
+            text = text.replace(f'```console\n{block}```', f'```console\n{new}```')
+    if update:
+        with open(os.path.join(SOURCE, name), 'w', encoding='utf-8') as f:
+            f.write(text)
 
+
+READMES = ('README.md', 'README.zh-CN.md')
 
 TESTS = {
     'man pages have every option': man_options, 'man page has every command': man_commands,
@@ -135,12 +148,15 @@ TESTS = {
     'bash completion is a valid script': lambda: shell_syntax('bash'),
     'zsh completion is a valid script': lambda: shell_syntax('zsh'),
     'fish completion is a valid script': lambda: shell_syntax('fish'), 'only fq_* is exported': symbols,
-    'README.md shows real output': lambda: readme('README.md'),
-    'README.zh-CN.md shows real output': lambda: readme('README.zh-CN.md'),
+    **{f'{name} shows real output': lambda name=name: readme(name) for name in READMES},
 }
 
 
-def main():
+def main(args):
+    if args == ['--update']:
+        for name in READMES:
+            readme(name, update=True)
+        return 0
     failed = 0
     for name, test in TESTS.items():
         try:
@@ -155,4 +171,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
