@@ -61,11 +61,18 @@ fq_status fqi_outdir_begin(const fqi_outdir *o, bool resume, const fq_run *run, 
     return fqi_mkdir(o->staging, e);
 }
 
+/* Written in place, without a temporary name: nothing here is visible before the commit, and a run that is killed must not leave
+ * names that the next one does not know. */
 fq_status fqi_outdir_write(const fqi_outdir *o, const char *name, const char *text, size_t n, fq_err *e)
 {
     char *path = fqi_path_join(o->staging, name);
+    fqi_writer w = { 0 };
     if (!path) return fqi_fail_nomem(e, "path");
-    fq_status s = fqi_write_file(path, text, n, e);
+    fq_status s = fqi_remove_tree(path, e);
+    if (s == FQ_OK) s = fqi_writer_open(&w, path, n, 0, FQ_IO_BUFFERED, e);
+    if (s == FQ_OK) s = fqi_writer_put(&w, text, n, e);
+    if (s == FQ_OK) s = fqi_writer_close(&w, e);
+    else fqi_writer_abandon(&w);
     free(path);
     return s;
 }
