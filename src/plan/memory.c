@@ -4,7 +4,7 @@
  * 1.5 GiB for what engines take besides: the CUDA context, communication buffers, captured graphs, activations of one batch. That sum
  * is stated beside every answer, because it is an assumption, not a measurement: an engine told to prefill very long batches
  * takes more. */
-#include "plan/solve.h"
+#include "plan/options.h"
 
 static uint64_t need_of(const fqi_price *p, const fqi_ask *ask)
 {

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "plan/solve.h"
+#include "plan/options.h"
 
 /* ---- lengths ---------------------------------------------------------------------------------------------------- */
 

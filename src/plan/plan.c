@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "plan/solve.h"
+#include "plan/options.h"
 
 enum { MAX_TP = 64, MAX_ENTRY = 1 << 20, MAX_GROUP = 1 << 20 };
 static const int64_t default_context = 8192, max_context = (int64_t)1 << 40;
@@ -172,9 +172,11 @@ static void note_model(const fqi_case *c, fq_plan_entry *x)
         note(x, "fitq cannot pad this family yet: the options are for information");
     if (changes && c->own) note(x, "already quantized: the lengths are those to pad to before quantizing");
     if (s->attention == FQI_ATT_LATENT) note(x, "latent attention: its weights and KV cache are not in the prices");
-    if (s->attention == FQI_ATT_HYBRID) note(x, "hybrid attention: the KV cache is not in the prices, linear-attention layers are not judged");
+    if (s->attention == FQI_ATT_HYBRID)
+        note(x, "hybrid attention: the KV cache is not in the prices, linear-attention layers are not judged");
     if (!(en->judged & (1u << c->format))) note(x, "this engine's own rules for the format are not in the tables");
-    if (s->m->sliding_window && s->attention == FQI_ATT_PLAIN) note(x, "sliding window: the KV cache is priced as if every layer kept all tokens");
+    if (s->m->sliding_window && s->attention == FQI_ATT_PLAIN)
+        note(x, "sliding window: the KV cache is priced as if every layer kept all tokens");
     if (s->m->quant == FQ_QUANT_OTHER && !*own_formats(s->m)) note(x, "the checkpoint's own quantization is not known");
 }
 

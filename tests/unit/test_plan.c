@@ -225,7 +225,8 @@ static void parameter_counts(void **state)
         fqi_shape s;
         assert_int_equal(fqi_shape_init(&known[i].m, &s, NULL), FQ_OK);
         if (fqi_param_count(&s, &s.dims) != known[i].n)
-            fail_msg("model %d: %llu, expected %llu", (int)i, (unsigned long long)fqi_param_count(&s, &s.dims), (unsigned long long)known[i].n);
+            fail_msg("model %d: %llu, expected %llu", (int)i,
+                      (unsigned long long)fqi_param_count(&s, &s.dims), (unsigned long long)known[i].n);
     }
 }
 

@@ -113,7 +113,8 @@ static void check_options(kind w, const fq_model *m, const fq_plan_entry *x, int
         if (o->expert_parallel) continue;
         fq_model f = fitted(m, &o->fit);
         int g = o->group_size ? o->group_size : group;
-        if (!runs_by_hand(w, &f, tp, g)) fail_msg("%s %s tp %d g %d: \"%s\" does not run", kinds[w].engine, kinds[w].format, tp, g, o->what);
+        if (!runs_by_hand(w, &f, tp, g))
+            fail_msg("%s %s tp %d g %d: \"%s\" does not run", kinds[w].engine, kinds[w].format, tp, g, o->what);
         fq_plan *again = plan(w, &f, tp, g);
         assert_int_equal(fq_plan_get_entry(again, 0)->verdict, FQ_RUNS);
         assert_int_equal(fq_plan_get_entry(again, 0)->n_violation, 0);
@@ -128,7 +129,8 @@ static void check_smallest(kind w, const fq_model *f, int64_t real, size_t offse
     fq_model t = *f;
     int64_t *length = (int64_t *)(void *)((char *)&t + offset), pad = *length;
     for (*length = real; *length < pad - slack; ++*length)
-        if (runs_by_hand(w, &t, tp, group)) fail_msg("%s %s tp %d: %d runs, the plan says %d", kinds[w].engine, kinds[w].format, tp, (int)*length, (int)pad);
+        if (runs_by_hand(w, &t, tp, group))
+            fail_msg("%s %s tp %d: %d runs, the plan says %d", kinds[w].engine, kinds[w].format, tp, (int)*length, (int)pad);
 }
 
 static void check_impossible(kind w, const fq_model *m, int tp, int group)

@@ -243,7 +243,8 @@ static void all_counts_at_once(void **state)
     (void)state;
     fqi_head_rule r[64];
     fqi_head_plan out[4];
-    for (int i = 0; i < 64; i++) r[i] = (fqi_head_rule){ .tp = i + 1, .unit_q = 1, .unit_kv = 1, .kv_copy = true, .q_bytes = 1, .kv_bytes = 4 };
+    for (int i = 0; i < 64; i++)
+        r[i] = (fqi_head_rule){ .tp = i + 1, .unit_q = 1, .unit_kv = 1, .kv_copy = true, .q_bytes = 1, .kv_bytes = 4 };
     assert_int_equal(fqi_heads_solve(64, 8, r, 64, out, 4), 0);
     assert_true(fqi_heads_solve(64, 8, r, 10, out, 4) > 0);
     assert_true(out[0].heads_pad % 2520 == 0);

@@ -1,6 +1,6 @@
-/* solve.h - from units to fits: the alternatives for one entry, and what an fq_plan holds. */
-#ifndef FITQ_PLAN_SOLVE_H
-#define FITQ_PLAN_SOLVE_H
+/* options.h - from units to fits: the alternatives for one entry, their prices, and whether they fit into memory (memory.c). */
+#ifndef FITQ_PLAN_OPTIONS_H
+#define FITQ_PLAN_OPTIONS_H
 
 #include "plan/judge.h"
 
