@@ -46,7 +46,6 @@ static int usage(const arg_values *a)
     if (!a->output && !a->dry_run) return args_usage("pad", "--output DIR is missing");
     if (a->tp.n == 0 && !a->set_given && !a->prefix && !a->as)
         return args_usage("pad", "say what to do: --tp N,... or --set KEY=LENGTH");
-    if (a->overwrite && a->resume) return args_usage("pad", "--overwrite and --resume contradict each other");
     return 0;
 }
 

@@ -9,7 +9,6 @@
 static int run_unpad(const arg_values *a)
 {
     if (!a->output) return args_usage("unpad", "--output DIR is missing");
-    if (a->overwrite && a->resume) return args_usage("unpad", "--overwrite and --resume contradict each other");
     fq_unpad_options o = {
         .source = a->operand[0], .target = a->output, .shard_bytes = a->shard_size,
         .overwrite = a->overwrite, .resume = a->resume,

@@ -1,6 +1,5 @@
 fitq pad model --tp 2; echo $?
 fitq pad model -o out; echo $?
-fitq pad model -o out --tp 2 --resume --overwrite; echo $?
 fitq unpad model; echo $?
 fitq verify a b; echo $?
 fitq completion tcsh; echo $?
