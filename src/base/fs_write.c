@@ -238,7 +238,8 @@ fq_status fqi_write_file(const char *path, const void *bytes, size_t n, fq_err *
 {
     fqi_str temp = { 0 }, dir = { 0 };
     const char *slash = strrchr(path, '/');
-    fqi_str_printf(&temp, "%s.tmp-%ld", path, (long)getpid());
+    fqi_str_puts(&temp, path);
+    fqi_str_printf(&temp, ".tmp-%ld", (long)getpid());
     if (slash == NULL) fqi_str_puts(&dir, ".");
     else fqi_str_add(&dir, path, slash == path ? 1 : (size_t)(slash - path));
     fq_status s = FQ_OK;
