@@ -20,54 +20,15 @@
 
 #define CONFIG_MAX_BYTES (UINT64_C(16) << 20)   /* the largest published one is under 1 MB */
 
-/* ---- lookup --------------------------------------------------------------------------------------------------- */
-
-static const json_t *get_not_null(const json_t *obj, const char *key)
-{
-    const json_t *v = obj ? json_object_get(obj, key) : NULL;
-    return v && !json_is_null(v) ? v : NULL;
-}
-
-const json_t *fqi_reader_find(const fqi_reader *r, const char *key)
-{
-    const json_t *v = get_not_null(r->sub, key);
-    return v ? v : get_not_null(r->root, key);
-}
-
-const json_t *fqi_reader_holder(const fqi_reader *r, const char *key)
-{
-    return get_not_null(r->sub, key) ? r->sub : r->root;
-}
-
-/* The value as it would stand in the file; the quotes of a string are ours, so they need no escape. */
-static const char *show(const json_t *v, char out[FQI_NAME_MAX + 3])
-{
-    if (!v) return "nothing";
-    if (json_is_string(v)) {
-        char name[FQI_NAME_MAX + 1];
-        (void)snprintf(out, FQI_NAME_MAX + 3, "\"%s\"", fqi_escape_n(name, json_string_value(v), json_string_length(v)));
-        return out;
-    }
-    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
-    if (!text) return "a value";
-    (void)fqi_escape(out, text);
-    free(text);
-    return out;
-}
-
-fq_status fqi_reader_fail(const fqi_reader *r, const char *key, const json_t *found, const char *expected, fq_err *e)
-{
-    char shown[FQI_NAME_MAX + 3];
-    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(r->file), FQI_RULE_FIELD, "%s: found %s, expected %s", key, show(found, shown), expected);
-}
+/* ---- numbers --------------------------------------------------------------------------------------------------- */
 
 /* A key that stands at the top and in text_config must say the same: engines read one or the other. */
 static fq_status check_copies(const fqi_reader *r, const char *key, fq_err *e)
 {
-    const json_t *top = get_not_null(r->root, key), *sub = get_not_null(r->sub, key);
+    const json_t *top = fqi_reader_member(r->root, key), *sub = fqi_reader_member(r->sub, key);
     if (!top || !sub || json_equal(top, sub)) return FQ_OK;
     char shown[FQI_NAME_MAX + 3], expected[FQI_NAME_MAX + 64];
-    (void)snprintf(expected, sizeof expected, "%s as in text_config", show(sub, shown));
+    (void)snprintf(expected, sizeof expected, "%s as in text_config", fqi_reader_show(sub, shown));
     return fqi_reader_fail(r, key, top, expected, e);
 }
 
@@ -371,7 +332,7 @@ static fq_status read_window(const fqi_reader *r, fq_err *e)
 /* A number that fitq does not use but an engine divides or raises to powers by: absent, or finite and above 0. */
 static fq_status check_positive(const fqi_reader *r, const json_t *obj, const char *key, fq_err *e)
 {
-    const json_t *v = get_not_null(obj, key);
+    const json_t *v = fqi_reader_member(obj, key);
     if (!v || (json_is_number(v) && isfinite(json_number_value(v)) && json_number_value(v) > 0)) return FQ_OK;
     return fqi_reader_fail(r, key, v, "a number above 0", e);
 }
@@ -385,7 +346,7 @@ static fq_status check_numbers(const fqi_reader *r, fq_err *e)
     for (size_t l = 0; l < 2; l++) {
         for (size_t i = 0; i < FQI_COUNT(key); i++) FQI_TRY(check_positive(r, level[l], key[i], e));
         for (size_t i = 0; i < FQI_COUNT(rope); i++) {
-            const json_t *v = get_not_null(level[l], rope[i]);
+            const json_t *v = fqi_reader_member(level[l], rope[i]);
             if (v && !json_is_object(v)) return fqi_reader_fail(r, rope[i], v, "an object or null", e);
             FQI_TRY(check_positive(r, v, "rope_theta", e));
             FQI_TRY(check_positive(r, v, "factor", e));
@@ -406,7 +367,7 @@ static fq_status get_name(const fqi_reader *r, const char *key, char *out, size_
 
 static fq_status read_architecture(const fqi_reader *r, fq_err *e)
 {
-    const json_t *list = get_not_null(r->root, "architectures");
+    const json_t *list = fqi_reader_member(r->root, "architectures");
     if (!list || (json_is_array(list) && json_array_size(list) == 0)) return FQ_OK;
     const json_t *v = json_array_get(list, 0);   /* NULL if it is no array */
     if (!json_is_string(v) || json_string_length(v) >= sizeof r->m->architecture)
@@ -424,7 +385,7 @@ static fq_status read_flags(const fqi_reader *r, bool family_norm, fq_err *e)
     /* Llama 4 says use_qk_norm of a norm without weights. */
     r->m->qk_norm = family_norm || r->rules->qk_norm || (norm && !r->m->family[0] && r->rules->sparse != FQI_SPARSE_INTERLEAVE);
     /* transformers ties by the flag at the top of a multimodal config. */
-    const json_t *top = get_not_null(r->root, "tie_word_embeddings");
+    const json_t *top = fqi_reader_member(r->root, "tie_word_embeddings");
     FQI_TRY(fqi_json_get_bool(top ? r->root : fqi_reader_holder(r, "tie_word_embeddings"), "tie_word_embeddings", false, r->file,
                               &r->m->tie_word_embeddings, e));
     FQI_TRY(get_name(r, "dtype", r->m->torch_dtype, sizeof r->m->torch_dtype, e));   /* transformers 5 */
@@ -456,10 +417,10 @@ static fq_status read_model(fqi_reader *r, fqi_config *c, fq_err *e)
 static fq_status find_text(fqi_reader *r, fqi_config *c, fq_err *e)
 {
     const char *key = c->family ? c->family->text_config : "text_config";
-    const json_t *sub = key[0] ? get_not_null(c->root, key) : NULL;
+    const json_t *sub = key[0] ? fqi_reader_member(c->root, key) : NULL;
     if (!sub) return FQ_OK;
     if (!json_is_object(sub)) return fqi_reader_fail(r, key, sub, "an object", e);
-    if (!get_not_null(sub, "hidden_size")) return FQ_OK;
+    if (!fqi_reader_member(sub, "hidden_size")) return FQ_OK;
     r->sub = sub;
     c->text_in_sub = true;
     return FQ_OK;
@@ -471,7 +432,7 @@ static fq_status parse_into(fqi_config *c, const char *file, fq_err *e)
     FQI_TRY(fqi_json_parse(c->text, c->n_text, file, &c->root, e));
     r.root = c->root;
     if (!json_is_object(c->root)) return fqi_reader_fail(&r, "config.json", c->root, "an object", e);
-    const json_t *type = get_not_null(c->root, "model_type");
+    const json_t *type = fqi_reader_member(c->root, "model_type");
     if (!type) return fqi_reader_fail(&r, "model_type", NULL, "the name of a model family", e);
     FQI_TRY(get_name(&r, "model_type", c->model.model_type, sizeof c->model.model_type, e));
     c->family = fqi_family_find(c->model.model_type);

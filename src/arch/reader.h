@@ -1,4 +1,4 @@
-/* reader.h - looking things up in a config.json; shared by config.c and config_quant.c. */
+/* reader.h - looking things up in a config.json; used by config.c and config_quant.c. */
 #ifndef FITQ_ARCH_READER_H
 #define FITQ_ARCH_READER_H
 
@@ -19,6 +19,10 @@ typedef struct fqi_reader {
     bool *sparse;                      /* num_hidden_layers flags, owned by whoever made the reader */
 } fqi_reader;
 
+/* Member of one object, NULL when absent or null (or obj is). */
+const json_t *fqi_reader_member(const json_t *obj, const char *key);
+/* A value as it would stand in the file, escaped and cut, for a message. Returns out, or a constant. */
+const char *fqi_reader_show(const json_t *v, char out[FQI_NAME_MAX + 3]);
 /* Value of a key, NULL when absent or null. */
 const json_t *fqi_reader_find(const fqi_reader *r, const char *key);
 /* The object that holds the key (the root when nobody does). */

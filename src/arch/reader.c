@@ -1,0 +1,44 @@
+/* reader.c - looking things up in a config.json, and the one form of complaint about a field. See reader.h. */
+#include "arch/reader.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+const json_t *fqi_reader_member(const json_t *obj, const char *key)
+{
+    const json_t *v = obj ? json_object_get(obj, key) : NULL;
+    return v && !json_is_null(v) ? v : NULL;
+}
+
+const json_t *fqi_reader_find(const fqi_reader *r, const char *key)
+{
+    const json_t *v = fqi_reader_member(r->sub, key);
+    return v ? v : fqi_reader_member(r->root, key);
+}
+
+const json_t *fqi_reader_holder(const fqi_reader *r, const char *key)
+{
+    return fqi_reader_member(r->sub, key) ? r->sub : r->root;
+}
+
+/* The quotes of a string are ours, so they need no escape. */
+const char *fqi_reader_show(const json_t *v, char out[FQI_NAME_MAX + 3])
+{
+    if (!v) return "nothing";
+    if (json_is_string(v)) {
+        char name[FQI_NAME_MAX + 1];
+        (void)snprintf(out, FQI_NAME_MAX + 3, "\"%s\"", fqi_escape_n(name, json_string_value(v), json_string_length(v)));
+        return out;
+    }
+    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    if (!text) return "a value";
+    (void)fqi_escape(out, text);
+    free(text);
+    return out;
+}
+
+fq_status fqi_reader_fail(const fqi_reader *r, const char *key, const json_t *found, const char *expected, fq_err *e)
+{
+    char shown[FQI_NAME_MAX + 3];
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(r->file), FQI_RULE_FIELD, "%s: found %s, expected %s", key, fqi_reader_show(found, shown), expected);
+}
