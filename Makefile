@@ -31,7 +31,7 @@ demo: build
 	@tools/demo $(BUILD)/fitq
 
 test: build
-	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --parallel $(JOBS)
+	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error --output-junit tests.xml --parallel $(JOBS)
 
 asan:
 	@$(MAKE) --no-print-directory test PRESET=asan

@@ -1,66 +1,65 @@
 #!/usr/bin/env python3
-"""Counts test cases in ctest logs and prints "N passed, N failed, N skipped".
+"""Counts test cases of ctest runs, names the skipped and failed ones, and ends with "N passed, N failed, N skipped".
 
-usage: count_tests.py NAME=build/NAME/Testing/Temporary/LastTest.log ...
+usage: count_tests.py NAME=BUILD-FOLDER ...
 
-A ctest test is one program. If its output has case lines (cmocka's "[       OK ] name", "[  FAILED  ] name",
-"[  SKIPPED ] name") these are counted; otherwise the program counts as one case. A program that failed without a failed
-case (a crash, a sanitizer) counts as one failure more. Exits 1 if something failed or a log is missing.
+BUILD-FOLDER has the tests.xml of `ctest --output-junit tests.xml` (which programs ran, and how they ended) and ctest's log (what
+they printed). A ctest test is one program. If its output has case lines (cmocka's "[       OK ] name", "[  FAILED  ] name",
+"[  SKIPPED ] name") these are counted; otherwise the program counts as one case. A program that failed without a failed case (a
+crash, a sanitizer) is one failure. Exits 1 if something failed or did not run.
 """
+import os
 import re
 import sys
+import xml.etree.ElementTree
 
 BLOCK = re.compile(r'^\d+/\d+ Test: (.*)$')
 CASE = re.compile(r'^\[\s*(OK|FAILED|SKIPPED)\s*\] ([^:]*?)(?: \(.*\))?:?$')
 CASE_STATUS = {'OK': 'passed', 'FAILED': 'failed', 'SKIPPED': 'skipped'}
 
 
-def finish(run, name, cases, passed, out):
-    """Adds the cases of one ctest test to out (a list of (status, label))."""
-    seen = set()
-    for status, case in cases:
-        key = (status, case)
-        if key in seen:  # cmocka lists failed and skipped cases a second time in its summary
-            continue
-        seen.add(key)
-        out.append((status, f'{run}: {name}: {case}'))
-    if not passed and not any(status == 'failed' for status, _ in cases):
-        out.append(('failed', f'{run}: {name}'))
-    if passed and not cases:
-        out.append(('passed', f'{run}: {name}'))
-
-
-def read_log(run, path, out):
-    name, cases, result = None, [], None
+def read_cases(path):
+    """-> ctest test name -> list of (status, case), each once: cmocka repeats failed and skipped ones in its summary."""
+    out, cases = {}, []
     with open(path, encoding='utf-8', errors='replace') as f:
         for line in f:
-            line = line.rstrip('\n')
-            m = BLOCK.match(line)
-            if m:
-                if name is not None:
-                    finish(run, name, cases, result, out)
-                name, cases, result = m.group(1), [], False
-                continue
-            if line == 'Test Passed.':
-                result = True
-            m = CASE.match(line)
-            if m and ' test(s)' not in m.group(2):  # a line of cmocka's summary
-                cases.append((CASE_STATUS[m.group(1)], m.group(2)))
-    if name is not None:
-        finish(run, name, cases, result, out)
+            block, case = BLOCK.match(line.rstrip('\n')), CASE.match(line.rstrip('\n'))
+            if block:
+                cases = out.setdefault(block.group(1), [])
+            elif case and ' test(s)' not in case.group(2):  # not a line of cmocka's summary
+                entry = (CASE_STATUS[case.group(1)], case.group(2))
+                if entry not in cases:
+                    cases.append(entry)
+    return out
+
+
+def count_run(run, folder):
+    """-> list of (status, label)."""
+    out = []
+    cases_of = read_cases(os.path.join(folder, 'Testing', 'Temporary', 'LastTest.log'))
+    for test in xml.etree.ElementTree.parse(os.path.join(folder, 'tests.xml')).getroot().iter('testcase'):
+        name, cases = test.get('name'), cases_of.get(test.get('name'), [])
+        out += [(status, f'{run}: {name}: {case}') for status, case in cases]
+        if test.find('skipped') is not None:
+            out.append(('skipped', f'{run}: {name}'))
+        elif test.get('status') != 'run':
+            if not any(status == 'failed' for status, _ in cases):
+                out.append(('failed', f'{run}: {name}'))
+        elif not cases:
+            out.append(('passed', f'{run}: {name}'))
+    return out
 
 
 def main(args):
     out = []
     for arg in args:
-        run, _, path = arg.partition('=')
-        before = len(out)
+        run, _, folder = arg.partition('=')
         try:
-            read_log(run, path, out)
-        except OSError as e:
-            print(f'{run}: no log: {e}')
-        if len(out) == before:
-            out.append(('failed', f'{run}: no test ran'))
+            found = count_run(run, folder)
+        except (OSError, xml.etree.ElementTree.ParseError) as e:
+            print(f'{run}: {e}')
+            found = []
+        out += found or [('failed', f'{run}: no test ran')]
     for status in ('skipped', 'failed'):
         for s, label in out:
             if s == status:
