@@ -250,10 +250,13 @@ static fq_status parse_metadata(parser *p)
 
 static fq_status parse_records(parser *p)
 {
-    if (p->s.text[0] != '{') {
+    /* White space before the brace is legal JSON and the reference reads it, though its README says otherwise. */
+    size_t start = 0;
+    while (start < p->s.n && strchr(" \t\r\n", p->s.text[start]) && p->s.text[start] != '\0') start++;
+    if (start == p->s.n || p->s.text[start] != '{') {
         char found[FQI_NAME_MAX + 1];
-        return fqi_fail(p->e, FQ_E_INPUT, FQI_AT(p->file, NULL, p->s.base), "header-start", "found \"%s\", expected \"{\"",
-                        fqi_escape_n(found, p->s.text, 1));
+        return fqi_fail(p->e, FQ_E_INPUT, FQI_AT(p->file, NULL, p->s.base + start), "header-start", "found \"%s\", expected \"{\"",
+                        fqi_escape_n(found, p->s.text + start, start < p->s.n));
     }
     FQI_TRY(next(p));
     for (;;) {

@@ -2,8 +2,8 @@
  *
  *     u64le N | N bytes of JSON | buffer            huggingface/safetensors, safetensors/src/tensor.rs
  *
- * Stricter than the reference where parsers disagree: duplicate names (after unescaping) are refused, the header must begin
- * with '{', a tensor record must be an object, more than FQ_MAX_RANK dimensions are refused. */
+ * Stricter than the reference where parsers disagree: duplicate names (after unescaping) are refused, a tensor record must
+ * be an object, more than FQ_MAX_RANK dimensions are refused. */
 #ifndef FITQ_FORMAT_SAFETENSORS_H
 #define FITQ_FORMAT_SAFETENSORS_H
 
