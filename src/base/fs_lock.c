@@ -97,10 +97,11 @@ static int write_self(int fd)
     self(&me);
     snprintf(text, sizeof text, "%ld %llu %s", me.pid, me.start, me.host);
     int n = snprintf(line, sizeof line, "%-*s\n", LINE - 2, text);
-    ssize_t k;
-    do k = pwrite(fd, line, (size_t)n, 0);
-    while (k < 0 && errno == EINTR);
-    if (k != n) return k < 0 ? errno : EIO;
+    for (ssize_t done = 0, k; done < n; done += k) {
+        do k = pwrite(fd, line + done, (size_t)(n - done), done);
+        while (k < 0 && errno == EINTR);
+        if (k <= 0) return k < 0 ? errno : EIO;
+    }
     return fsync(fd) == 0 ? 0 : errno; /* an empty lock after a power cut would name no process and block for ever */
 }
 
@@ -178,5 +179,6 @@ fq_status fqi_lock(const char *path, fq_err *e)
 void fqi_unlock(const char *path)
 {
     holder h;
-    if (read_holder(path, &h) && h.pid == (long)getpid()) unlink(path);
+    /* Unreadable (no descriptor left) is still ours: nobody takes a lock over while its process lives. */
+    if (!read_holder(path, &h) || h.pid == (long)getpid()) unlink(path);
 }

@@ -5,6 +5,7 @@
  * keys, and numbers that fit no C type. */
 #include "format/json_tree.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,12 +25,15 @@ fq_status fqi_json_parse(const char *text, size_t n, const char *file, json_t **
     json_error_t err;
     char found[FQI_NAME_MAX + 1];
     FQI_TRY(check_syntax(text, n, file, e));
+    errno = 0;
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &err);
     if (root != NULL) {
         *out = root;
         return FQ_OK;
     }
     const char *rule = "json-syntax";
+    /* jansson's lexer calls an allocation that failed a syntax error */
+    if (errno == ENOMEM) return fqi_fail_nomem(e, file);
     switch (json_error_code(&err)) {
     case json_error_out_of_memory: return fqi_fail_nomem(e, file);
     case json_error_duplicate_key: rule = "json-duplicate-key"; break;
