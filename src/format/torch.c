@@ -318,7 +318,7 @@ static fq_status build_tensor(parse *p, const fqi_pk_tensor *t, const char *name
     const fqi_zip_entry *data = p->entry[t->storage];
     unsigned width = fq_dtype_bits(t->dtype) / 8;
     int64_t *size = dims, *stride = dims + t->rank;
-    uint64_t n;
+    uint64_t n = 0;
     for (unsigned d = 0; d < t->rank; d++) {
         size[d] = p->pickle.item[t->size + d].i;
         stride[d] = p->pickle.item[t->stride + d].i;
@@ -392,7 +392,7 @@ static fq_status build_table(parse *p, fq_err *e)
     int64_t *dims = fqi_arena_alloc(&t->arena, n_dim * sizeof *dims);
     if (!t->tensor || !dims) return fqi_fail_nomem(e, "tensor table");
     for (uint32_t i = k->dict[p->dict].first; i != FQI_PK_END; i = k->pair[i].next) {
-        const char *name;
+        const char *name = NULL;
         fqi_pk_val v = k->pair[i].value;
         FQI_TRY(read_name(p, k->pair[i].key, &name, e));
         if (v.kind != FQI_PK_TENSOR)

@@ -264,7 +264,7 @@ static fq_status read_directory(const fqi_bytes *b, const directory *d, fqi_zip 
     FQI_TRY(b->read(b->user, z->dir, (size_t)d->bytes, d->off, e));
     uint64_t pos = 0;
     for (; z->n_entry < d->n_entry; z->n_entry++) {
-        uint64_t used;
+        uint64_t used = 0;
         FQI_TRY(read_central(b, z->dir + pos, d->bytes - pos, d->off + pos, &z->entry[z->n_entry], &used, e));
         pos += used;
     }
@@ -390,7 +390,7 @@ static fq_status check_locals(const fqi_bytes *b, fqi_zip *z, fq_err *e)
 
 static fq_status load(const fqi_bytes *b, fqi_zip *z, fq_err *e)
 {
-    directory d;
+    directory d = { 0 };
     FQI_TRY(find_directory(b, &d, e));
     FQI_TRY(read_directory(b, &d, z, e));
     qsort(z->entry, z->n_entry, sizeof *z->entry, by_name);

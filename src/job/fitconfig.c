@@ -17,7 +17,7 @@ typedef struct edits {
 
 static void add(edits *x, const char *path, const char *value)
 {
-    snprintf(x->path[x->n], sizeof x->path[0], "%s", path);
+    snprintf(x->path[x->n], sizeof x->path[0], "%.*s", FQI_CONFIG_PATH_MAX - 1, path);
     snprintf(x->value[x->n], sizeof x->value[0], "%s", value);
     x->edit[x->n] = (fqi_edit){ .path = x->path[x->n], .value = x->value[x->n] };
     x->n++;

@@ -122,10 +122,11 @@ fq_status fqi_journal_open(fqi_journal *j, const char *path, const fqi_journal_k
     reader r = { .path = path, .at = text, .end = text + n };
     fq_status s = read_keys(&r, key, n_key, &torn, e);
     if (s == FQ_OK && !torn) s = read_records(&r, source_hash, out_hash, n_tensor, &n_done, e);
-    uint64_t valid = (uint64_t)(r.at - text);
+    const uint64_t valid = torn ? 0 : (uint64_t)(r.at - text);
+    r.at = r.end = NULL;
     free(text);
     if (s != FQ_OK) return s;
-    if (torn || valid == 0) return start(j, path, key, n_key, e);
+    if (valid == 0) return start(j, path, key, n_key, e);
     *j = (fqi_journal){ .chain = r.chain, .n_done = n_done };
     return fqi_writer_open(&j->w, path, 0, valid, FQ_IO_BUFFERED, e);
 }
