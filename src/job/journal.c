@@ -49,7 +49,7 @@ typedef struct reader {
     const char *path;
     char *at, *end;          /* unread text */
     uint64_t chain;
-    size_t line;
+    size_t line, used;       /* lines and bytes read */
 } reader;
 
 static fq_status damaged(const reader *r, const char *what, fq_err *e)
@@ -74,6 +74,7 @@ static fq_status next_line(reader *r, char **line, fq_err *e)
     if (strcmp(want, sum + 2) != 0) return damaged(r, "a wrong checksum", e);
     r->chain = chain;
     *line = r->at;
+    r->used += (size_t)(nl + 1 - *line);
     r->at = nl + 1;
     return FQ_OK;
 }
@@ -122,8 +123,7 @@ fq_status fqi_journal_open(fqi_journal *j, const char *path, const fqi_journal_k
     reader r = { .path = path, .at = text, .end = text + n };
     fq_status s = read_keys(&r, key, n_key, &torn, e);
     if (s == FQ_OK && !torn) s = read_records(&r, source_hash, out_hash, n_tensor, &n_done, e);
-    const uint64_t valid = torn ? 0 : (uint64_t)(r.at - text);
-    r.at = r.end = NULL;
+    const uint64_t valid = torn ? 0 : r.used;
     free(text);
     if (s != FQ_OK) return s;
     if (valid == 0) return start(j, path, key, n_key, e);
