@@ -51,16 +51,14 @@ foreach(source ${fuzz_sources})
                         Threads::Threads)
 endforeach()
 
-# Fault injection: an LD_PRELOAD library, in front of the program in tests/fault/.
-add_library(fault_shim MODULE tests/fault/shim.c)
-target_link_libraries(fault_shim PRIVATE ${CMAKE_DL_LIBS} Threads::Threads)
+add_subdirectory(tests/fault)
 
-# Scripts: every tests/*/test_*.py is one test; tests/cli/run.py runs the recorded cases, tests/fault/fault.py the faults.
+# Scripts: every tests/*/test_*.py is one test; tests/cli/run.py runs the recorded cases.
 # Exit status 77 = skipped.
 set(script_env ${test_env} "FITQ_SHARED_LIBRARY=$<TARGET_FILE:fitq_shared>" "FITQ_SANITIZE=${FITQ_SANITIZE}"
                "FITQ_FAULT_SHIM=$<TARGET_FILE:fault_shim>" "FITQ_CMAKE=${CMAKE_COMMAND}" "FITQ_CC=${CMAKE_C_COMPILER}" "PYTHONDONTWRITEBYTECODE=1")
 file(GLOB script_tests CONFIGURE_DEPENDS tests/*/test_*.py tests/cli/run.py
-     tests/cli/check_*.py tests/fault/fault.py)
+     tests/cli/check_*.py)
 foreach(source ${script_tests})
   get_filename_component(name ${source} NAME_WE)
   get_filename_component(folder ${source} DIRECTORY)

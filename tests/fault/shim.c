@@ -12,7 +12,8 @@
  *     FAULT_MODE=fail     with errno FAULT_ERRNO (a number), the default
  *               =short    reads and writes do half, at least one byte
  *               =kill     SIGKILL before the call
- *               =power    SIGKILL, and what was written since the last fsync is lost, zeroed or trashed, sector by sector
+ *               =power    SIGKILL, and of what was written since the last fsync every sector is there, zeroed or trashed; one
+ *                         that replaced older bytes holds the new or the old ones
  *               =signal   raise FAULT_ERRNO as a signal number, then go on
  *               =command  run FAULT_COMMAND in /bin/sh without this library, then go on
  *     FAULT_SEED=N        for the damage of `power`
@@ -95,7 +96,7 @@ static void *next(const char *name)
 
 /* ---- what was written and not yet fsynced -------------------------------------------------------------------- */
 
-typedef struct range { uint64_t off, len; } range;
+typedef struct range { uint64_t off, len, n_old; char *old; } range;   /* old: what the first n_old bytes were before */
 typedef struct node {           /* a file or a folder, by inode */
     dev_t dev;
     ino_t ino;
@@ -134,9 +135,35 @@ static node *node_of(int fd)
     return d;
 }
 
-static void note_write(int fd, uint64_t off, uint64_t len)
+/* Before a write: what stands there already. NULL if nothing does. */
+static char *save_old(int fd, uint64_t off, uint64_t len, uint64_t *n_old)
 {
-    if (!S.track || len == 0) return;
+    struct stat st;
+    *n_old = 0;
+    if (S.mode != M_POWER || inside) return NULL;
+    inside = true;
+    char *old = NULL, link[64];
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size > off) {
+        uint64_t n = (uint64_t)st.st_size - off < len ? (uint64_t)st.st_size - off : len;
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        int own = (int)syscall(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC, 0);   /* fd may be write-only or direct */
+        if (own >= 0 && (old = malloc(n)) != NULL) {
+            long k = syscall(SYS_pread64, own, old, n, off);
+            *n_old = k > 0 ? (uint64_t)k : 0;
+        }
+        if (own >= 0) syscall(SYS_close, own);
+    }
+    inside = false;
+    return old;
+}
+
+/* Takes `old` over. */
+static void note_write(int fd, uint64_t off, uint64_t len, char *old, uint64_t n_old)
+{
+    if (!S.track || len == 0) {
+        free(old);
+        return;
+    }
     inside = true;
     pthread_mutex_lock(&node_lock);
     node *d = node_of(fd);
@@ -150,7 +177,7 @@ static void note_write(int fd, uint64_t off, uint64_t len)
                 d->cap = cap;
             }
         }
-        if (d->n < d->cap) d->r[d->n++] = (range){ off, len };
+        if (d->n < d->cap) d->r[d->n++] = (range){ off, len, n_old, old };
     }
     pthread_mutex_unlock(&node_lock);
     inside = false;
@@ -223,13 +250,15 @@ static void lose_unsynced(void)
             syscall(SYS_unlinkat, AT_FDCWD, d->path, 0);
             continue;
         }
-        for (size_t k = 0; k < d->n; k++)
+        for (size_t k = d->n; k-- > 0;)   /* newest first: two writes to one place leave what was there before both */
             for (uint64_t off = d->r[k].off, end = off + d->r[k].len; off < end;) {
                 uint64_t step = 4096 - off % 4096;
                 if (step > end - off) step = end - off;
                 char sector[4096];
+                uint64_t at = off - d->r[k].off, n_old = at < d->r[k].n_old ? d->r[k].n_old - at : 0;
                 rng = mix(rng);
                 memset(sector, rng % 3 == 1 ? 0 : 0xA5, sizeof sector);
+                if (n_old > 0) memcpy(sector, d->r[k].old + at, n_old < step ? n_old : step);
                 if (rng % 3 != 0) (void)!syscall(SYS_pwrite64, d->fd, sector, step, off);
                 off += step;
             }
@@ -573,9 +602,11 @@ static ssize_t write_common(int fd, const void *buf, size_t n, off_t off, bool a
     if (v == FAIL) return -1;
     n = less_fd(v, fd, n);
     off_t from = at ? off : S.track && fd > 2 ? (off_t)syscall(SYS_lseek, fd, 0, SEEK_CUR) : 0;
+    uint64_t n_old = 0;
+    char *old = fd > 2 ? save_old(fd, (uint64_t)from, n, &n_old) : NULL;
     ssize_t k = (ssize_t)(at ? syscall(SYS_pwrite64, fd, buf, n, off) : syscall(SYS_write, fd, buf, n));
     int err = errno;
-    if (k > 0 && fd > 2) note_write(fd, (uint64_t)from, (uint64_t)k);
+    note_write(fd, (uint64_t)from, k > 0 && fd > 2 ? (uint64_t)k : 0, old, n_old);
     errno = err;
     return k;
 }
@@ -587,7 +618,7 @@ EXPORT ssize_t copy_file_range(int in, off64_t *in_off, int out, off64_t *out_of
     enum verdict v = fault(C_WRITE, true);
     if (v == FAIL) return -1;
     ssize_t k = (ssize_t)syscall(SYS_copy_file_range, in, in_off, out, out_off, less(v, n), flags);
-    if (k > 0) note_write(out, 0, (uint64_t)k);
+    note_write(out, 0, k > 0 ? (uint64_t)k : 0, NULL, 0);
     return k;
 }
 EXPORT ssize_t sendfile(int out, int in, off_t *off, size_t n)
@@ -595,7 +626,7 @@ EXPORT ssize_t sendfile(int out, int in, off_t *off, size_t n)
     enum verdict v = fault(C_WRITE, true);
     if (v == FAIL) return -1;
     ssize_t k = (ssize_t)syscall(SYS_sendfile, out, in, off, less(v, n));
-    if (k > 0) note_write(out, 0, (uint64_t)k);
+    note_write(out, 0, k > 0 ? (uint64_t)k : 0, NULL, 0);
     return k;
 }
 
