@@ -1,5 +1,5 @@
-/* The whole reader: files that the real torch or torch_bin.py wrote, element for element; the corpus of bad files, message for
- * message; and damage everywhere. Python makes the files; it is there because the build needs it. */
+/* The whole reader: files that the real torch or torch_bin.py wrote, element for element, and damage everywhere. Python makes the
+ * files; it is there because the build needs it. The corpus of bad files is test_corpus_torch.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -125,47 +125,6 @@ static void judged_by_torch(void **state)
     free(m.bytes);
 }
 
-/* ---- the corpus ------------------------------------------------------------------------------------------------- */
-
-static bool case_fits(const char *name, int exit_code, const char *message)
-{
-    char file[300];
-    snprintf(file, sizeof file, "torch/%s", name);
-    mem_file m = load(file);
-    fqi_bytes b = mem_bytes(&m);
-    fqi_torch_table t = { 0 };
-    fq_err e = { 0 };
-    fq_status s = fqi_torch_parse(&b, MAX_PICKLE, true, &t, &e);
-    const char *got = s == FQ_OK ? "ok" : strncmp(e.text, "mem: ", 5) == 0 ? e.text + 5 : e.text;
-    bool ok = -(int)s == exit_code && strcmp(got, message) == 0;
-    if (!ok) print_error("%s: got %d %s\n  expected %d %s\n", name, -(int)s, got, exit_code, message);
-    fqi_torch_free(&t);
-    free(m.bytes);
-    return ok;
-}
-
-static void corpus(void **state)
-{
-    (void)state;
-    char args[300];
-    size_t n = 0, n_bad = 0, wrong = 0;
-    snprintf(args, sizeof args, "'%s' torch", dir);
-    assert_int_equal(mem_python("python3", "tests/corpus/make_corpus.py", args), 0);
-    mem_file table = load("torch.expect");
-    char *save = NULL;
-    for (char *line = strtok_r((char *)table.bytes, "\n", &save); line; line = strtok_r(NULL, "\n", &save), n++) {
-        char *code = strchr(line, '\t'), *message = code ? strchr(code + 1, '\t') : NULL;
-        assert_non_null(message);
-        *code++ = *message++ = '\0';
-        n_bad += atoi(code) != 0;
-        wrong += !case_fits(line, atoi(code), message);
-    }
-    print_message("%zu cases, %zu bad\n", n, n_bad);
-    assert_int_equal(wrong, 0);
-    assert_true(n_bad >= 60);
-    free(table.bytes);
-}
-
 /* ---- damage ----------------------------------------------------------------------------------------------------- */
 
 static fq_status parse(mem_file *m, uint64_t max_pickle, bool check_crc)
@@ -253,7 +212,7 @@ static int teardown(void **state) { (void)state; mem_remove(dir); return 0; }
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(example), cmocka_unit_test(judged_by_torch), cmocka_unit_test(corpus), cmocka_unit_test(every_bit),
+        cmocka_unit_test(example), cmocka_unit_test(judged_by_torch), cmocka_unit_test(every_bit),
         cmocka_unit_test(every_length), cmocka_unit_test(every_read), cmocka_unit_test(pickle_limit),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
