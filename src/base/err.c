@@ -5,6 +5,7 @@
  * fixed array: building an error never allocates, so it also works when memory is what ran out. */
 #include "base/err.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -105,12 +106,13 @@ fq_status fqi_fail(fq_err *e, fq_status code, const fqi_where *where, const char
 
 fq_status fqi_fail_sys(fq_err *e, const char *file, const char *what, int err)
 {
-    if (e == NULL) return FQ_E_IO;
+    fq_status code = err == ENOMEM ? FQ_E_NOMEM : FQ_E_IO;
+    if (e == NULL) return code;
     char buf[128];
-    begin(e, FQ_E_IO, file != NULL ? FQI_FILE(file) : NULL, what);
+    begin(e, code, file != NULL ? FQI_FILE(file) : NULL, what);
     append(e, "%s", strerror_r(err, buf, sizeof buf)); /* GNU variant: the result need not be buf */
     e->sys_errno = err;
-    return FQ_E_IO;
+    return code;
 }
 
 fq_status fqi_fail_nomem(fq_err *e, const char *what)

@@ -65,13 +65,15 @@ void fqi_writer_abandon(fqi_writer *w);  /* after a failure; w may be zeroed or 
 
 bool fqi_path_exists(const char *path);            /* lstat */
 bool fqi_path_is_dir(const char *path);            /* stat */
+bool fqi_path_is_link(const char *path);           /* lstat */
 char *fqi_path_join(const char *dir, const char *name);   /* caller frees; NULL when out of memory */
 /* A plain file name: not empty, no '/', not "." or "..", no control byte. */
 bool fqi_name_is_plain(const char *name);
 /* Does path resolve (symlinks included) to something inside folder dir? */
 bool fqi_path_is_inside(const char *dir, const char *path);
-/* Same file or folder after symlinks, or a inside b, or b inside a (either may not exist yet). */
-bool fqi_path_overlaps(const char *a, const char *b);
+/* Same file or folder after symlinks, or a inside b, or b inside a (either may not exist yet). FQ_E_NOMEM or FQ_E_IO when it cannot
+ * be told. */
+fq_status fqi_path_overlaps(const char *a, const char *b, bool *overlap, fq_err *e);
 
 typedef struct fqi_dirent { char *name; bool is_dir, is_file, is_link; uint64_t bytes; } fqi_dirent;
 /* Entries without "." and "..", sorted by name (is_dir/is_file say what a link points to). Memory from the arena. */

@@ -23,6 +23,12 @@ bool fqi_path_exists(const char *path)
     return lstat(path, &st) == 0;
 }
 
+bool fqi_path_is_link(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
+}
+
 bool fqi_path_is_dir(const char *path)
 {
     struct stat st;
@@ -110,16 +116,21 @@ bool fqi_path_is_inside(const char *dir, const char *path)
     return inside;
 }
 
-bool fqi_path_overlaps(const char *a, const char *b)
+fq_status fqi_path_overlaps(const char *a, const char *b, bool *overlap, fq_err *e)
 {
     struct stat sa, sb;
-    if (stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino) return true;
-    char *ra = resolve(a), *rb = resolve(b);
+    *overlap = true;
+    if (stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino) return FQ_OK;
     /* Not to know is to refuse: the question is asked before something is overwritten. */
-    bool overlap = ra == NULL || rb == NULL || holds(ra, rb) || holds(rb, ra);
+    errno = 0;
+    char *ra = resolve(a), *rb = ra != NULL ? resolve(b) : NULL;
+    int err = errno;
+    fq_status s = FQ_OK;
+    if (ra != NULL && rb != NULL) *overlap = holds(ra, rb) || holds(rb, ra);
+    else s = err == ENOMEM ? fqi_fail_nomem(e, "path") : fqi_fail_sys(e, ra == NULL ? a : b, "resolve", err);
     free(ra);
     free(rb);
-    return overlap;
+    return s;
 }
 
 /* ---- listing ---- */
@@ -129,17 +140,19 @@ static int compare_dirent(const void *a, const void *b)
     return strcmp(((const fqi_dirent *)a)->name, ((const fqi_dirent *)b)->name);
 }
 
-/* False if the entry is gone by now. */
-static bool look(DIR *d, const char *name, fqi_dirent *out)
+/* Returns errno: ENOENT if the entry is gone by now. Any other failure must not pass for an entry that is not there: a copy of
+ * the folder would silently lack a file. */
+static int look(DIR *d, const char *name, fqi_dirent *out)
 {
     struct stat st;
-    if (fstatat(dirfd(d), name, &st, AT_SYMLINK_NOFOLLOW) != 0) return false;
+    if (fstatat(dirfd(d), name, &st, AT_SYMLINK_NOFOLLOW) != 0) return errno;
     out->is_link = S_ISLNK(st.st_mode);
-    if (out->is_link && fstatat(dirfd(d), name, &st, 0) != 0) return true; /* dangling: neither file nor folder */
+    if (out->is_link && fstatat(dirfd(d), name, &st, 0) != 0) /* dangling or a loop: neither file nor folder */
+        return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == EACCES ? 0 : errno;
     out->is_dir = S_ISDIR(st.st_mode);
     out->is_file = S_ISREG(st.st_mode);
     out->bytes = out->is_file ? (uint64_t)st.st_size : 0;
-    return true;
+    return 0;
 }
 
 fq_status fqi_dir_list(const char *path, fqi_arena *a, fqi_dirent **out, size_t *n, fq_err *e)
@@ -155,7 +168,13 @@ fq_status fqi_dir_list(const char *path, fqi_arena *a, fqi_dirent **out, size_t 
         if (de == NULL && errno != 0) s = fqi_fail_sys(e, path, "read", errno);
         if (de == NULL) break;
         fqi_dirent item = { 0 };
-        if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0 || !look(d, de->d_name, &item)) continue;
+        if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0) continue;
+        int err = look(d, de->d_name, &item);
+        if (err == ENOENT) continue;
+        if (err != 0) {
+            s = fqi_fail_sys(e, path, "stat", err);
+            break;
+        }
         item.name = fqi_arena_strdup(a, de->d_name);
         if (item.name == NULL || !fqi_grow((void **)&list, &cap, count + 1, sizeof *list)) {
             s = fqi_fail_nomem(e, "folder list");

@@ -154,6 +154,28 @@ static fq_status held(const char *path, fq_err *e)
                     fqi_escape(host, h.host));
 }
 
+/* Removes the private names of lock holders that were killed in between: LOCK.PID of a process that is gone. Best effort. */
+static void sweep(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *base = slash != NULL ? slash + 1 : path;
+    size_t n_base = strlen(base), n = 0;
+    fqi_arena a = { 0 };
+    fqi_dirent *entry = NULL;
+    char *dir = slash == NULL ? fqi_arena_strdup(&a, ".") : fqi_arena_strndup(&a, path, slash == path ? 1 : (size_t)(slash - path));
+    if (dir != NULL && fqi_dir_list(dir, &a, &entry, &n, NULL) != FQ_OK) n = 0;
+    for (size_t i = 0; i < n; i++) {
+        const char *name = entry[i].name;
+        if (strncmp(name, base, n_base) != 0 || name[n_base] != '.') continue;
+        char *end;
+        long pid = strtol(name + n_base + 1, &end, 10);
+        if (*end != '\0' || pid <= 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
+        char *old = fqi_path_join(dir, name);
+        if (old != NULL) unlink(old);
+        free(old);
+    }
+    fqi_arena_free(&a);
+}
+
 fq_status fqi_lock(const char *path, fq_err *e)
 {
     fqi_str temp = { 0 };
@@ -172,6 +194,7 @@ fq_status fqi_lock(const char *path, fq_err *e)
         }
     }
     fqi_str_free(&temp);
+    if (err == 0) sweep(path);
     if (err == 0) return FQ_OK;
     return err == EEXIST ? held(path, e) : fqi_fail_sys(e, path, "lock", err);
 }

@@ -45,6 +45,14 @@ static int fsync_retry(int fd)
     return r == 0 ? 0 : errno;
 }
 
+static int truncate_retry(int fd, uint64_t n)
+{
+    int r;
+    do r = ftruncate(fd, (off_t)n);
+    while (r != 0 && errno == EINTR);
+    return r == 0 ? 0 : errno;
+}
+
 static fq_status no_space(const char *path, uint64_t total, fq_err *e)
 {
     struct statvfs v;
@@ -79,7 +87,8 @@ static fq_status reopen(fqi_writer *w, uint64_t resume_at, fq_err *e)
     if ((uint64_t)st.st_size < resume_at)
         return fqi_fail(e, FQ_E_RESUME, FQI_FILE(w->path), "resume-length", "found %llu bytes, expected at least %llu",
                         (unsigned long long)st.st_size, (unsigned long long)resume_at);
-    if (ftruncate(w->fd, (off_t)resume_at) != 0) return fqi_fail_sys(e, w->path, "truncate", errno);
+    int err = truncate_retry(w->fd, resume_at);
+    if (err != 0) return fqi_fail_sys(e, w->path, "truncate", err);
     w->off = resume_at;
     w->fill = (size_t)(resume_at % FQI_IO_ALIGN);
     w->flushed = resume_at - w->fill;
@@ -191,7 +200,8 @@ fq_status fqi_writer_close(fqi_writer *w, fq_err *e)
 {
     fq_status s = write_tail(w, e);
     /* Also when nothing is to be cut: it gives back what was reserved beyond the end. */
-    if (s == FQ_OK && ftruncate(w->fd, (off_t)w->off) != 0) s = fqi_fail_sys(e, w->path, "truncate", errno);
+    int err = s == FQ_OK ? truncate_retry(w->fd, w->off) : 0;
+    if (err != 0) s = fqi_fail_sys(e, w->path, "truncate", err);
     if (s == FQ_OK) s = sync_file(w, e);
     int fd = w->fd;
     w->fd = -1;

@@ -40,8 +40,23 @@ fq_status fqi_json_parse(const char *text, size_t n, const char *file, json_t **
     case json_error_numeric_overflow: rule = "json-number"; break;
     default: break;
     }
+    /* The syntax was checked above: what jansson finds wrong with it now is a token that its memory could not hold. */
+    enum json_error_code code = json_error_code(&err);
+    if (code == json_error_invalid_syntax || code == json_error_premature_end_of_input || err.text[0] == '\0') return fqi_fail_nomem(e, file);
     uint64_t pos = err.position < 0 ? FQI_NO_OFFSET : (uint64_t)err.position;
     return fqi_fail(e, FQ_E_INPUT, FQI_AT(file, NULL, pos), rule, "%s", fqi_escape(found, err.text));
+}
+
+static int add_text(const char *bytes, size_t n, void *str)
+{
+    fqi_str_add(str, bytes, n);   /* a failure sticks in it */
+    return 0;
+}
+
+fq_status fqi_json_print(const json_t *v, size_t flags, fqi_str *out, fq_err *e)
+{
+    if (v == NULL || json_dump_callback(v, add_text, out, flags) != 0 || out->failed) return fqi_fail_nomem(e, "JSON text");
+    return FQ_OK;
 }
 
 /* "found X" for a value of the wrong type or size. */

@@ -7,9 +7,14 @@
 #include <jansson.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 
 /* Parses n bytes. Caller json_decref()s. */
 fq_status fqi_json_parse(const char *text, size_t n, const char *file, json_t **out, fq_err *e);
+
+/* Appends the text of v; flags are jansson's. json_dumps is not used for what is written to disk: up to at least 2.14 it does not
+ * look whether its buffer could grow after an object's key, and then leaves a quote out of a text that it calls whole. */
+fq_status fqi_json_print(const json_t *v, size_t flags, fqi_str *out, fq_err *e);
 
 /* Integer field in [min, max]; absent (or null): FQ_E_INPUT, unless has_default, then *out = def. Reals are refused even if
  * integral. */

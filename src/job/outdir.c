@@ -24,9 +24,13 @@ static char *without_slashes(const char *path)
 static fq_status check_target(const fqi_outdir *o, const char *source_dir, fq_err *e)
 {
     if (o->target[0] == '\0') return fqi_fail(e, FQ_E_USAGE, NULL, "target", "found an empty path, expected a folder to write");
-    if (fqi_path_overlaps(source_dir, o->target))
+    bool overlap;
+    FQI_TRY(fqi_path_overlaps(source_dir, o->target, &overlap, e));
+    if (overlap)
         return fqi_fail(e, FQ_E_IO, FQI_FILE(o->target), "target-is-source", "found the source folder, or one inside the other, expected a folder apart from it");
     if (!fqi_path_exists(o->target)) return FQ_OK;
+    if (fqi_path_is_link(o->target))   /* the commit would refuse it, after the work */
+        return fqi_fail(e, FQ_E_IO, FQI_FILE(o->target), "target-exists", "found a symbolic link, expected a path that is free");
     if (!fqi_path_is_dir(o->target))
         return fqi_fail(e, FQ_E_IO, FQI_FILE(o->target), "target-exists", "found something that is no folder, expected a path that is free");
     if (!o->overwrite)
@@ -54,8 +58,10 @@ fq_status fqi_outdir_open(fqi_outdir *o, const char *source_dir, const char *tar
 fq_status fqi_outdir_begin(const fqi_outdir *o, bool resume, const fq_run *run, fq_err *e)
 {
     if (fqi_path_exists(o->staging)) {
-        if (resume && fqi_path_is_dir(o->staging)) return FQ_OK;
-        if (run->log) run->log(run->user, FQ_LOG_WARN, "discarding the unfinished output of an earlier run (--resume would continue it)");
+        /* Without a journal it is not an unfinished output: killed between the exchange of the names and the removal, it is the
+         * old output, whose files must not get into the new one. */
+        if (resume && fqi_path_is_dir(o->staging) && fqi_path_exists(o->journal)) return FQ_OK;
+        if (!resume && run->log) run->log(run->user, FQ_LOG_WARN, "discarding the unfinished output of an earlier run (--resume would continue it)");
         FQI_TRY(fqi_remove_tree(o->staging, e));
     }
     return fqi_mkdir(o->staging, e);
@@ -149,8 +155,26 @@ static fq_status copy_tree(const char *from, const char *to, const fq_ckpt *c, c
     return s;
 }
 
+/* What a killed run may have left beside shards and journal (temporary names, half a copy) is made again. */
+static fq_status sweep(const fqi_outdir *o, fq_err *e)
+{
+    fqi_arena arena = { 0 };
+    fqi_dirent *entry = NULL;
+    size_t n = 0;
+    fq_status s = fqi_dir_list(o->staging, &arena, &entry, &n, e);
+    for (size_t i = 0; i < n && s == FQ_OK; i++) {
+        if (entry[i].is_file && (ends_with(entry[i].name, ".safetensors") || ends_with(entry[i].name, ".journal"))) continue;
+        char *path = fqi_path_join(o->staging, entry[i].name);
+        s = path ? fqi_remove_tree(path, e) : fqi_fail_nomem(e, "path");
+        free(path);
+    }
+    fqi_arena_free(&arena);
+    return s;
+}
+
 fq_status fqi_outdir_copy_rest(const fqi_outdir *o, const fq_ckpt *c, const fq_run *run, fq_err *e)
 {
+    FQI_TRY(sweep(o, e));
     return copy_tree(c->dir, o->staging, c, run, 0, e);
 }
 

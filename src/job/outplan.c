@@ -1,5 +1,6 @@
 /* outplan.c - the table of output tensors and shards. See outplan.h. */
 #include "job/outplan.h"
+#include "format/json_tree.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -241,12 +242,10 @@ fq_status fqi_outplan_index(const fqi_outplan *p, fqi_str *out, fq_err *e)
     for (size_t i = 0; i < p->n_tensor; i++) json_object_set_new(map, t[i]->name, json_string(p->shard[t[i]->shard].name));
     free(t);
     json_t *root = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)p->bytes_pad, "weight_map", map);
-    char *text = root && json_object_size(map) == p->n_tensor ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    fq_status s = root && json_object_size(map) == p->n_tensor ? fqi_json_print(root, JSON_INDENT(2), out, e) : fqi_fail_nomem(e, "index");
     json_decref(root);
-    if (!text) return fqi_fail_nomem(e, "index");
-    fqi_str_puts(out, text);
+    if (s != FQ_OK) return s;
     fqi_str_puts(out, "\n");
-    free(text);
     return out->failed ? fqi_fail_nomem(e, "index") : FQ_OK;
 }
 

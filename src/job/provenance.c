@@ -48,22 +48,25 @@ static json_t *print_naming(const fqi_naming *n)
     return json_pack("{s:s, s:s, s:s}", "wrapper", n->wrapper, "body_prefix", n->body_prefix, "head_prefix", n->head_prefix);
 }
 
-static void add_length(json_t *fit, const char *key, int64_t real, int64_t pad)
+/* False: out of memory. */
+static bool add_length(json_t *fit, const char *key, int64_t real, int64_t pad)
 {
-    if (pad != 0 && pad != real) json_object_set_new(fit, key, json_pack("[I, I]", (json_int_t)real, (json_int_t)pad));
+    return pad == 0 || pad == real || json_object_set_new(fit, key, json_pack("[I, I]", (json_int_t)real, (json_int_t)pad)) == 0;
 }
 
 static json_t *print_fit(const fq_model *m, const fq_fit *f)
 {
     json_t *o = json_object();
-    add_length(o, "intermediate_size", m->intermediate_size, f->intermediate_size_pad);
-    add_length(o, "moe_intermediate_size", m->moe_intermediate_size, f->moe_intermediate_size_pad);
-    add_length(o, "shared_expert_intermediate_size", m->shared_expert_intermediate_size, f->shared_expert_intermediate_size_pad);
-    add_length(o, "num_attention_heads", m->num_attention_heads, f->num_attention_heads_pad);
-    add_length(o, "num_key_value_heads", m->num_key_value_heads, f->num_key_value_heads_pad);
-    add_length(o, "vocab_size", m->vocab_size, f->vocab_size_pad);
-    if (f->kv_replication > 1) json_object_set_new(o, "kv_replication", json_integer((json_int_t)f->kv_replication));
-    return o;
+    bool ok = add_length(o, "intermediate_size", m->intermediate_size, f->intermediate_size_pad) &&
+              add_length(o, "moe_intermediate_size", m->moe_intermediate_size, f->moe_intermediate_size_pad) &&
+              add_length(o, "shared_expert_intermediate_size", m->shared_expert_intermediate_size, f->shared_expert_intermediate_size_pad) &&
+              add_length(o, "num_attention_heads", m->num_attention_heads, f->num_attention_heads_pad) &&
+              add_length(o, "num_key_value_heads", m->num_key_value_heads, f->num_key_value_heads_pad) &&
+              add_length(o, "vocab_size", m->vocab_size, f->vocab_size_pad);
+    if (ok && f->kv_replication > 1) ok = json_object_set_new(o, "kv_replication", json_integer((json_int_t)f->kv_replication)) == 0;
+    if (ok) return o;
+    json_decref(o);
+    return NULL;
 }
 
 static json_t *print_tensors(const fqi_prov_write *w)
@@ -85,8 +88,8 @@ static json_t *print_shards(const fqi_prov_write *w)
     for (size_t i = 0; i < w->n_shard; i++) {
         char hex[17];
         snprintf(hex, sizeof hex, "%016llx", (unsigned long long)w->shard[i].header_hash);
-        json_array_append_new(a, json_pack("{s:s, s:I, s:s}", "name", w->shard[i].name, "bytes",
-                                           (json_int_t)w->shard[i].bytes, "header_xxh3", hex));
+        json_t *one = json_pack("{s:s, s:I, s:s}", "name", w->shard[i].name, "bytes", (json_int_t)w->shard[i].bytes, "header_xxh3", hex);
+        if (json_array_append_new(a, one) != 0) { json_decref(a); return NULL; }
     }
     return a;
 }
@@ -94,7 +97,8 @@ static json_t *print_shards(const fqi_prov_write *w)
 static json_t *print_added(const fqi_prov_write *w)
 {
     json_t *a = json_array();
-    for (size_t i = 0; i < w->n_added; i++) json_array_append_new(a, json_string(w->added[i]));
+    for (size_t i = 0; i < w->n_added; i++)
+        if (json_array_append_new(a, json_string(w->added[i])) != 0) { json_decref(a); return NULL; }
     return a;
 }
 
@@ -119,12 +123,12 @@ static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
 fq_status fqi_prov_print(const fqi_prov_write *w, char **out, size_t *n, fq_err *e)
 {
     json_t *o = json_object();
-    char *text = NULL;
-    if (o && fill(o, w, e)) text = json_dumps(o, JSON_INDENT(1));
+    fqi_str text = { 0 };
+    fq_status s = o && fill(o, w, e) ? fqi_json_print(o, JSON_INDENT(1), &text, e) : fqi_fail_nomem(e, "fitq.json");
     json_decref(o);
-    if (!text) return fqi_fail_nomem(e, "fitq.json");
-    *out = text;
-    *n = strlen(text);
+    if (s != FQ_OK) { fqi_str_free(&text); return s; }
+    *out = text.s;
+    *n = text.len;
     return FQ_OK;
 }
 
