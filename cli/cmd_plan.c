@@ -155,6 +155,29 @@ char *plan_command(const plan_view *v, const plan_advice *a)
     return text;
 }
 
+/* ---- what cannot be planned ------------------------------------------------------------------------------------- */
+
+/* The message of fq_model_read, unless the name of the file says better what it is. */
+static int not_a_config(const char *path, const fq_err *e)
+{
+    static const struct { const char *end, *what; } kind[] = {
+        { ".safetensors", "a file of weights" }, { ".bin", "a file of weights" }, { ".pt", "a file of weights" },
+        { ".pth", "a file of weights" }, { ".gguf", "a GGUF file" }, { ".index.json", "an index of shards" },
+        { "quantize_config.json", "the settings of a quantizer" }, { "quant_config.json", "the settings of a quantizer" },
+        { "generation_config.json", "the settings of a sampler" }, { "tokenizer_config.json", "the settings of a tokenizer" },
+    };
+    size_t n = strlen(path);
+    for (size_t i = 0; i < sizeof kind / sizeof kind[0] && e->code == FQ_E_INPUT; i++) {
+        size_t len = strlen(kind[i].end);
+        if (n < len || strcmp(path + n - len, kind[i].end) != 0) continue;
+        fputs("fitq: ", stderr);
+        out_escaped(stderr, path);
+        fprintf(stderr, ": not-a-config: found %s, expected a checkpoint folder or its config.json\n", kind[i].what);
+        return -FQ_E_INPUT;
+    }
+    return out_error(e);
+}
+
 /* ---- command --------------------------------------------------------------------------------------------------- */
 
 /* The formats that the plan has, in its order: what `pad` must be told, since its default is one format only. */
@@ -179,7 +202,7 @@ static int run_plan(const arg_values *given)
     }
     fq_model model;
     fq_err e = { 0 };
-    if (fq_model_read(a.operand[0], &model, &e) != FQ_OK) return out_error(&e);
+    if (fq_model_read(a.operand[0], &model, &e) != FQ_OK) return not_a_config(a.operand[0], &e);
     fq_plan_request r = {
         .tp = a.tp.v, .n_tp = a.tp.n,
         .engine = a.engine.n ? a.engine.v : NULL, .n_engine = a.engine.n,
@@ -199,13 +222,16 @@ static int run_plan(const arg_values *given)
     return status;
 }
 
+#define MIN_GPU_MEMORY (INT64_C(256) << 20)
+
 static const arg_option options[] = {
     ARG_OPT_TP("GPU counts from 1 to 64: 2,3,4 or 2-8 (default: 1,2,4,8)"),
     ARG_OPT_ENGINE,
     ARG_OPT_FORMAT("the checkpoint's own, or bf16 and gptq-marlin"),
     ARG_OPT_GROUP_SIZE("the checkpoint's own, or 128"),
     { "gpu-memory", 'm', ARG_SIZE, "SIZE", ARG_OFFSET(gpu_memory),
-      "memory of one GPU, such as 24GiB: also says whether weights and KV cache fit", NULL, 0, 0, ARG_ANY },
+      "memory of one GPU, such as 24GiB: also says whether weights and KV cache fit", NULL, MIN_GPU_MEMORY, 0,
+      ARG_ANY },
     ARG_OPT_CONTEXT,
     { "kv-cache-bits", 0, ARG_INT, "N", ARG_OFFSET(kv_cache_bits), "bits of one KV cache element (default: 16)", NULL, 1,
       32, ARG_ANY },
