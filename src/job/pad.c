@@ -4,6 +4,7 @@
  *       -> staging folder -> shards -> index, config.json, fitq.json, everything else -> one rename
  *
  * Everything that can be refused is refused before the staging folder is made. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,16 +71,6 @@ static bool fit_is_identity(const fq_model *m, const fq_fit *f)
 
 static void override(int64_t *planned, int64_t asked) { if (asked != 0) *planned = asked; }
 
-static void warn_reexpress(const pad_job *j, const fq_plan *p)
-{
-    for (size_t i = 0; i < fq_plan_n_entry(p) && !j->o->reexpress_as; i++) {
-        const fq_plan_entry *x = fq_plan_get_entry(p, i);
-        if (x->n_option == 0 || x->option[0].reexpress_as[0] == '\0') continue;
-        say(j->run, FQ_LOG_WARN, "an engine of the plan ignores head_dim for this family: --as llama writes the same function in the form it honours");
-        return;
-    }
-}
-
 static fq_status plan_fit(pad_job *j, fq_err *e)
 {
     static const char *const gptq[] = { "gptq-marlin" };
@@ -92,7 +83,6 @@ static fq_status plan_fit(pad_job *j, fq_err *e)
     fq_plan *p = NULL;
     FQI_TRY(fq_plan_create(&j->ckpt->info.model, &r, &p, e));
     fq_status s = fq_plan_joint_fit(p, &j->fit, e);
-    if (s == FQ_OK && (j->fit.num_attention_heads_pad != 0 || j->fit.num_key_value_heads_pad != 0)) warn_reexpress(j, p);
     fq_plan_free(p);
     return s;
 }
@@ -185,6 +175,39 @@ static fq_status choose_architecture(pad_job *j, fq_err *e)
     return m->q_bias && !m->o_bias ? add_zero_biases(j, e) : FQ_OK;
 }
 
+/* The first engine of the request that would compute head_dim from hidden_size instead of reading it; NULL if none would. */
+static fq_status misreading_engine(const pad_job *j, const fq_engine_info **out, fq_err *e)
+{
+    static const char *const bf16[] = { "bf16" };
+    fq_plan_request r = { .tp = (const int[]){ 1 }, .n_tp = 1, .engine = j->o->engine, .n_engine = j->o->n_engine, .format = bf16, .n_format = 1 };
+    fq_plan *p = NULL;
+    *out = NULL;
+    FQI_TRY(fq_plan_create(&j->fitted, &r, &p, e));
+    for (size_t i = 0; i < fq_plan_n_entry(p) && !*out; i++) {
+        const fq_plan_entry *x = fq_plan_get_entry(p, i);
+        for (size_t k = 0; k < x->n_violation; k++)
+            if (strcmp(x->violation[k].rule, "head-dim-ignored") == 0) *out = x->engine;
+    }
+    fq_plan_free(p);
+    return FQ_OK;
+}
+
+/* Padded heads need an engine that honours head_dim. Planned for engines that do not, the result would load and compute nonsense:
+ * refused. With lengths that were asked for, the engine is not known: said. */
+static fq_status check_head_dim(const pad_job *j, fq_err *e)
+{
+    const fq_engine_info *engine;
+    char line[256];
+    if (j->as_llama || j->fitted.num_attention_heads == j->ckpt->info.model.num_attention_heads) return FQ_OK;
+    FQI_TRY(misreading_engine(j, &engine, e));
+    if (!engine) return FQ_OK;
+    if (j->o->n_tp > 0)
+        return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "head-dim-ignored", "found %s among the engines, which ignores head_dim for %s, expected --as llama (the same function in the form it honours) or other engines", engine->id, j->fitted.family);
+    snprintf(line, sizeof line, "%s ignores head_dim for %s and would misread these heads; --as llama writes the same function in the form it honours", engine->id, j->fitted.family);
+    say(j->run, FQ_LOG_WARN, line);
+    return FQ_OK;
+}
+
 /* ---- doing it ---- */
 
 static fq_status prepare(pad_job *j, fq_err *e)
@@ -194,6 +217,7 @@ static fq_status prepare(pad_job *j, fq_err *e)
     FQI_TRY(choose_fit(j, e));
     FQI_TRY(choose_naming(j, e));
     FQI_TRY(choose_architecture(j, e));
+    FQI_TRY(check_head_dim(j, e));
     FQI_TRY(fqi_maps_create(&j->ckpt->info.model, &j->fit, &j->layout, &j->maps, e));
     fqi_outplan_request r = {
         .ckpt = j->ckpt, .maps = &j->maps, .from = &j->ckpt->naming, .to = &j->to,

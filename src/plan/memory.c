@@ -28,7 +28,7 @@ void fqi_memory_fill(const fqi_case *c, const fqi_dims *d, const fqi_ask *ask, f
     static const int bits[] = { 16, 8, 4, 3, 2 };
     fqi_price p;
     fqi_price_of(c, d, ask->kv_cache_bits, &p);
-    out->memory_asked = true;
+    out->memory_asked = out->memory_known = true;
     out->memory_need_bytes = need_of(&p, ask);
     out->memory_fits = out->memory_need_bytes <= ask->gpu_memory_bytes;
     uint64_t fixed = fqi_sat_add(p.rank_bytes, FQI_OVERHEAD_BYTES);

@@ -93,45 +93,37 @@ size_t fqi_fits_of(const fqi_case *c, const fqi_units *u, size_t n_unit, fq_fit 
 
 /* ---- words ------------------------------------------------------------------------------------------------------ */
 
-static void say(char *text, size_t cap, const char *part)
+static void say_pad(fqi_str *text, const char *axis, int64_t real, int64_t pad)
 {
-    size_t n = strlen(text);
-    snprintf(text + n, cap - n, "%s%s", n ? ", " : "", part);
+    if (pad) fqi_str_printf(text, "%spad %s %lld -> %lld", text->len ? ", " : "", axis, (long long)real, (long long)pad);
 }
 
-static void say_pad(char *text, size_t cap, const char *axis, int64_t real, int64_t pad)
+static void say(fqi_str *text, const char *part) { fqi_str_printf(text, "%s%s", text->len ? ", " : "", part); }
+
+static void say_heads(const fqi_shape *s, const fq_fit *f, fqi_str *text)
 {
-    if (!pad) return;
-    char part[96];
-    snprintf(part, sizeof part, "pad %s %lld -> %lld", axis, (long long)real, (long long)pad);
-    say(text, cap, part);
+    if (!f->num_attention_heads_pad && !f->num_key_value_heads_pad) return;
+    if (f->kv_replication > 1) fqi_str_printf(text, "%sstore KV heads %lldx", text->len ? ", " : "", (long long)f->kv_replication);
+    fqi_str_printf(text, "%spad heads %lld/%lld -> %lld/%lld", text->len ? ", " : "", (long long)s->dims.heads, (long long)s->dims.kv,
+                   (long long)(f->num_attention_heads_pad ? f->num_attention_heads_pad : s->dims.heads),
+                   (long long)(f->num_key_value_heads_pad ? f->num_key_value_heads_pad : s->dims.kv));
 }
 
-static void describe(const fqi_shape *s, const fq_option *o, int group, char *text, size_t cap)
+static void describe(const fqi_case *real, const fq_option *o, fqi_str *text)
 {
+    const fqi_shape *s = real->shape;
     const fq_fit *f = &o->fit;
-    text[0] = '\0';
-    say_pad(text, cap, "intermediate_size", s->dims.ff, f->intermediate_size_pad);
-    say_pad(text, cap, "moe_intermediate_size", s->dims.moe_ff, f->moe_intermediate_size_pad);
-    say_pad(text, cap, "shared_expert_intermediate_size", s->dims.shared_ff, f->shared_expert_intermediate_size_pad);
-    char part[96];
-    if (f->num_attention_heads_pad || f->num_key_value_heads_pad) {
-        if (f->kv_replication > 1) {
-            snprintf(part, sizeof part, "store KV heads %lldx", (long long)f->kv_replication);
-            say(text, cap, part);
-        }
-        snprintf(part, sizeof part, "pad heads %lld/%lld -> %lld/%lld", (long long)s->dims.heads, (long long)s->dims.kv,
-                 (long long)(f->num_attention_heads_pad ? f->num_attention_heads_pad : s->dims.heads),
-                 (long long)(f->num_key_value_heads_pad ? f->num_key_value_heads_pad : s->dims.kv));
-        say(text, cap, part);
-    }
-    say_pad(text, cap, "vocab_size", s->dims.vocab, f->vocab_size_pad);
-    if (o->group_size) {
-        snprintf(part, sizeof part, "regroup %d -> %d", group, o->group_size);
-        say(text, cap, part);
-    }
-    if (o->expert_parallel) say(text, cap, "expert parallel");
-    if (!text[0]) snprintf(text, cap, "as it is");
+    say_pad(text, "intermediate_size", s->dims.ff, f->intermediate_size_pad);
+    say_pad(text, "moe_intermediate_size", s->dims.moe_ff, f->moe_intermediate_size_pad);
+    say_pad(text, "shared_expert_intermediate_size", s->dims.shared_ff, f->shared_expert_intermediate_size_pad);
+    say_heads(s, f, text);
+    say_pad(text, "vocab_size", s->dims.vocab, f->vocab_size_pad);
+    if (o->group_size && real->own) /* there are groups already */
+        fqi_str_printf(text, "%sregroup %d -> %d", text->len ? ", " : "", real->group, o->group_size);
+    else if (o->group_size)
+        fqi_str_printf(text, "%squantize in groups of %d", text->len ? ", " : "", o->group_size);
+    if (o->expert_parallel) say(text, "expert parallel");
+    if (text->len == 0) say(text, "as it is");
 }
 
 /* ---- prices ------------------------------------------------------------------------------------------------------ */
@@ -161,7 +153,6 @@ static void price(const fqi_case *real, const fqi_case *c, const fqi_ask *ask, c
     o->kv_bytes_per_token_per_gpu = after.kv_token_bytes;
     o->cost = (double)after.rank_bytes + (double)after.kv_token_bytes * (double)ask->context;
     if (fqi_needs_reexpress(c, fit)) snprintf(o->reexpress_as, sizeof o->reexpress_as, "llama");
-    describe(s, o, real->group, o->what, sizeof o->what);
 }
 
 static int by_cost(const void *a, const void *b)
@@ -224,12 +215,31 @@ static void gather_all(const fqi_case *c, const fqi_ask *ask, const fqi_broken_l
     }
 }
 
-size_t fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fq_option *out, size_t max)
+/* The text of an option, in the arena. */
+static fq_status name_option(const fqi_case *c, fqi_arena *arena, fq_option *o, fq_err *e)
+{
+    fqi_str text = { 0 };
+    describe(c, o, &text);
+    o->what = text.failed ? NULL : fqi_arena_strdup(arena, text.s);
+    fqi_str_free(&text);
+    return o->what ? FQ_OK : fqi_fail_nomem(e, "options");
+}
+
+fq_status fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fqi_arena *arena, const fq_option **out,
+                         size_t *n, fq_err *e)
 {
     gather g = { .n = 0 };
     gather_all(c, ask, broken, &g);
+    *n = 0;
+    if (g.n == 0) return FQ_OK;
     qsort(g.at, g.n, sizeof *g.at, by_cost);
-    size_t n = g.n < max ? g.n : max;
-    for (size_t i = 0; i < n; i++) out[i] = g.at[i].o;
-    return n;
+    fq_option *list = fqi_arena_alloc(arena, g.n * sizeof *list);
+    if (!list) return fqi_fail_nomem(e, "options");
+    for (size_t i = 0; i < g.n; i++) {
+        list[i] = g.at[i].o;
+        FQI_TRY(name_option(c, arena, &list[i], e));
+    }
+    *out = list;
+    *n = g.n;
+    return FQ_OK;
 }

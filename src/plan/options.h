@@ -23,8 +23,9 @@ void fqi_units_priced(const fqi_case *c, const fqi_ask *ask, fqi_units *out);
 /* Does this fit change heads in a way that the engine of the case only reads as another architecture? */
 bool fqi_needs_reexpress(const fqi_case *c, const fq_fit *fit);
 
-/* Fills the options of an entry (sorted, priced) for a case that may or may not run as it is. Returns how many. */
-size_t fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fq_option *out, size_t max);
+/* The options of an entry (sorted, priced) for a case that may or may not run as it is; memory from the arena. */
+fq_status fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fqi_arena *arena, const fq_option **out,
+                         size_t *n, fq_err *e);
 
 /* The memory fields of an entry: d, the lengths of the option that is chosen. */
 void fqi_memory_fill(const fqi_case *c, const fqi_dims *d, const fqi_ask *ask, fq_plan_entry *out);

@@ -134,50 +134,49 @@ static void case_init(const fq_plan *p, const fq_plan_request *r, size_t engine,
 
 /* ---- one entry ------------------------------------------------------------------------------------------------------ */
 
-static void note(fq_plan_entry *x, const char *text)
-{
-    size_t n = strlen(x->note);
-    snprintf(x->note + n, sizeof x->note - n, "%s%s", n ? "; " : "", text);
-}
+/* An entry in the making: its note grows, and goes to the arena at the end. */
+typedef struct draft { fq_plan_entry *x; fqi_str text; } draft;
+
+static void note(draft *t, const char *text) { fqi_str_printf(&t->text, "%s%s", t->text.len ? "; " : "", text); }
 
 /* Why no fit was found: the first hard rule that is still broken, or the heads. */
-static void note_impossible(const fqi_case *c, const fqi_broken_list *l, fq_plan_entry *x)
+static void note_impossible(const fqi_case *c, const fqi_broken_list *l, draft *t)
 {
-    const char *source = fqi_head_dim_ignored(1u << c->engine, c->shape->m->family);
-    char text[320] = "";
+    const fqi_shape *s = c->shape;
+    const char *family = s->m->family, *source = fqi_head_dim_ignored(1u << c->engine, family);
     bool heads = false;
-    for (size_t i = 0; i < l->n && !text[0]; i++) {
+    for (size_t i = 0; i < l->n; i++) {
         const fqi_broken *b = &l->at[i];
-        if (b->axis == FQI_AX_FIXED && !b->rule->soft)
-            snprintf(text, sizeof text, "no length that fitq can change mends %s: %s", b->v.rule, b->v.text);
         if (b->axis == FQI_AX_Q || b->axis == FQI_AX_KV) heads = true;
+        if (b->axis != FQI_AX_FIXED || b->rule->soft) continue;
+        fqi_str_printf(&t->text, "no length that fitq can change mends %s: %s", b->v.rule, b->v.text);
+        return;
     }
-    if (!text[0] && heads && c->shape->attention != FQI_ATT_PLAIN)
-        snprintf(text, sizeof text, "the heads of %s attention cannot be padded",
-                 c->shape->attention == FQI_ATT_LATENT ? "latent" : "hybrid linear");
-    else if (!text[0] && heads && source)
-        snprintf(text, sizeof text, "padded heads need head_dim, which this engine ignores for %s (%s), and %s cannot be written as llama",
-                 c->shape->m->family, source, c->shape->m->family);
-    note(x, text[0] ? text : "no length satisfies all rules");
+    if (heads && s->attention != FQI_ATT_PLAIN)
+        fqi_str_printf(&t->text, "the heads of %s attention cannot be padded", s->attention == FQI_ATT_LATENT ? "latent" : "hybrid linear");
+    else if (heads && source)
+        fqi_str_printf(&t->text, "padded heads need head_dim, which this engine ignores for %s (%s), and %s cannot be written as llama",
+                       family, source, family);
+    else
+        note(t, "no length satisfies all rules");
 }
 
-static void note_model(const fqi_case *c, fq_plan_entry *x)
+static void note_model(const fqi_case *c, draft *t)
 {
     const fqi_engine *en = fqi_engine_at(c->engine);
     const fqi_shape *s = c->shape;
+    const fq_plan_entry *x = t->x;
     bool changes = x->n_option && x->verdict == FQ_NEEDS_FIT;
-    if (x->n_option && x->option[0].reexpress_as[0])
-        note(x, "this engine ignores head_dim for the family: write it as llama");
-    if (changes && s->m->family[0] == '\0')
-        note(x, "fitq cannot pad this family yet: the options are for information");
-    if (changes && c->own) note(x, "already quantized: the lengths are those to pad to before quantizing");
-    if (s->attention == FQI_ATT_LATENT) note(x, "latent attention: its weights and KV cache are not in the prices");
+    if (x->n_option && x->option[0].reexpress_as[0]) note(t, "this engine ignores head_dim for the family: write it as llama");
+    if (changes && s->m->family[0] == '\0') note(t, "fitq cannot pad this family yet: the options are for information");
+    if (changes && c->own) note(t, "already quantized: the lengths are those to pad to before quantizing");
+    if (s->attention == FQI_ATT_LATENT) note(t, "latent attention: its weights and KV cache are not in the prices");
     if (s->attention == FQI_ATT_HYBRID)
-        note(x, "hybrid attention: the KV cache is not in the prices, linear-attention layers are not judged");
-    if (!(en->judged & (1u << c->format))) note(x, "this engine's own rules for the format are not in the tables");
+        note(t, "hybrid attention: the KV cache is not in the prices, linear-attention layers are not judged");
+    if (!(en->judged & (1u << c->format))) note(t, "this engine's own rules for the format are not in the tables");
     if (s->m->sliding_window && s->attention == FQI_ATT_PLAIN)
-        note(x, "sliding window: the KV cache is priced as if every layer kept all tokens");
-    if (s->m->quant == FQ_QUANT_OTHER && !*own_formats(s->m)) note(x, "the checkpoint's own quantization is not known");
+        note(t, "sliding window: the KV cache is priced as if every layer kept all tokens");
+    if (s->m->quant == FQ_QUANT_OTHER && !*own_formats(s->m)) note(t, "the checkpoint's own quantization is not known");
 }
 
 static fq_status copy_violations(fq_plan *p, const fqi_broken_list *l, fq_plan_entry *x, fq_err *e)
@@ -191,17 +190,6 @@ static fq_status copy_violations(fq_plan *p, const fqi_broken_list *l, fq_plan_e
     return FQ_OK;
 }
 
-static fq_status copy_options(fq_plan *p, const fq_option *o, size_t n, fq_plan_entry *x, fq_err *e)
-{
-    if (n == 0) return FQ_OK;
-    fq_option *copy = fqi_arena_alloc(&p->arena, n * sizeof *copy);
-    if (!copy) return fqi_fail_nomem(e, "options");
-    memcpy(copy, o, n * sizeof *copy);
-    x->option = copy;
-    x->n_option = n;
-    return FQ_OK;
-}
-
 static bool option_changes(const fq_option *o)
 {
     static const fq_fit none;
@@ -209,53 +197,65 @@ static bool option_changes(const fq_option *o)
 }
 
 /* The verdict. Rules that are only costly (soft) ask for a fit where a length can mend them, and stay listed where none can. */
-static fq_status decide(fq_plan *p, const fqi_case *c, const fqi_broken_list *broken, bool runs, fq_plan_entry *x, fq_err *e)
+static fq_status decide(fq_plan *p, const fqi_case *c, const fqi_broken_list *broken, bool runs, draft *t, fq_err *e)
 {
-    fq_option options[FQI_MAX_OPTION];
-    size_t n = fqi_options_of(c, &p->ask, broken, options, FQI_MAX_OPTION);
+    fq_plan_entry *x = t->x;
     FQI_TRY(copy_violations(p, broken, x, e));
-    FQI_TRY(copy_options(p, options, n, x, e));
-    if (n == 0) {
+    FQI_TRY(fqi_options_of(c, &p->ask, broken, &p->arena, &x->option, &x->n_option, e));
+    if (x->n_option == 0) {
         x->verdict = FQ_IMPOSSIBLE;
-        note_impossible(c, broken, x);
-    } else {
-        x->verdict = option_changes(&options[0]) ? FQ_NEEDS_FIT : FQ_RUNS;
-        if (runs && broken->n) note(x, x->verdict == FQ_RUNS ? "runs, but some tensors fall back to a larger type that no padding avoids"
-                                                             : "runs as it is too, with a larger type for the tensors listed");
+        note_impossible(c, broken, t);
+        return FQ_OK;
     }
+    x->verdict = option_changes(&x->option[0]) ? FQ_NEEDS_FIT : FQ_RUNS;
+    if (runs && broken->n) note(t, x->verdict == FQ_RUNS ? "runs, but some tensors fall back to a larger type that no padding avoids"
+                                                         : "runs as it is too, with a larger type for the tensors listed");
+    return FQ_OK;
+}
+
+static void fill_memory(const fq_plan *p, const fqi_case *c, draft *t)
+{
+    const fq_plan_entry *x = t->x;
+    fqi_case chosen = *c;
+    fqi_dims d = p->shape.dims;
+    if (x->n_option) {
+        fqi_dims_apply(&p->shape.dims, &x->option[0].fit, &d);
+        chosen.expert_parallel = x->option[0].expert_parallel;
+        if (x->option[0].group_size) chosen.group = x->option[0].group_size;
+    }
+    fqi_memory_fill(&chosen, &d, &p->ask, t->x);
+    note(t, "memory includes 1.5 GiB for context, communication and activations");
+}
+
+static fq_status entry_fill(fq_plan *p, const fqi_case *c, draft *t, fq_err *e)
+{
+    const fqi_engine *en = fqi_engine_at(c->engine);
+    const fqi_format *f = fqi_format_at(c->format);
+    if (!(en->loads & (1u << c->format))) {
+        t->x->verdict = FQ_IMPOSSIBLE;
+        fqi_str_printf(&t->text, "%s does not load %s checkpoints", en->info.name, f->info.id);
+        return FQ_OK;
+    }
+    fqi_broken_list broken = { 0 };
+    bool runs = fqi_judge(c, &p->shape.dims, &broken);
+    fq_status s = broken.failed ? fqi_fail_nomem(e, "violations") : decide(p, c, &broken, runs, t, e);
+    fqi_broken_free(&broken);
+    FQI_TRY(s);
+    note_model(c, t);
+    if (p->ask.gpu_memory_bytes) fill_memory(p, c, t);
     return FQ_OK;
 }
 
 static fq_status entry_init(fq_plan *p, const fqi_case *c, fq_plan_entry *x, fq_err *e)
 {
-    const fqi_engine *en = fqi_engine_at(c->engine);
-    const fqi_format *f = fqi_format_at(c->format);
-    *x = (fq_plan_entry){ .engine = &en->info, .format = &f->info, .tp = c->tp, .group_size = c->group };
-    if (!(en->loads & (1u << c->format))) {
-        char text[128];
-        snprintf(text, sizeof text, "%s does not load %s checkpoints", en->info.name, f->info.id);
-        x->verdict = FQ_IMPOSSIBLE;
-        note(x, text);
-        return FQ_OK;
-    }
-    fqi_broken_list broken = { 0 };
-    bool runs = fqi_judge(c, &p->shape.dims, &broken);
-    fq_status s = broken.failed ? fqi_fail_nomem(e, "violations") : decide(p, c, &broken, runs, x, e);
-    fqi_broken_free(&broken);
-    FQI_TRY(s);
-    note_model(c, x);
-    if (p->ask.gpu_memory_bytes) {
-        fqi_case chosen = *c;
-        fqi_dims d = p->shape.dims;
-        if (x->n_option) {
-            fqi_dims_apply(&p->shape.dims, &x->option[0].fit, &d);
-            chosen.expert_parallel = x->option[0].expert_parallel;
-            if (x->option[0].group_size) chosen.group = x->option[0].group_size;
-        }
-        fqi_memory_fill(&chosen, &d, &p->ask, x);
-        note(x, "memory includes 1.5 GiB for context, communication and activations");
-    }
-    return FQ_OK;
+    *x = (fq_plan_entry){ .engine = &fqi_engine_at(c->engine)->info, .format = &fqi_format_at(c->format)->info, .tp = c->tp,
+                          .group_size = c->group, .note = "" };
+    draft t = { .x = x };
+    fq_status s = entry_fill(p, c, &t, e);
+    if (s == FQ_OK && (t.text.failed || (t.text.len && !(x->note = fqi_arena_strdup(&p->arena, t.text.s)))))
+        s = fqi_fail_nomem(e, "note");
+    fqi_str_free(&t.text);
+    return s;
 }
 
 /* ---- public --------------------------------------------------------------------------------------------------------- */
