@@ -110,8 +110,6 @@ static fq_status choose_fit(pad_job *j, fq_err *e)
     override(&j->fit.vocab_size_pad, o->fit.vocab_size_pad);
     if (!same_or_zero(j->fit.vocab_size_pad, m->vocab_size) && o->fit.vocab_size_pad == 0 && !o->vocab)
         return fqi_fail(e, FQ_E_USAGE, FQI_FILE(o->source), "vocab", "found vocab_size %lld, expected %lld for these GPU counts; --vocab allows it (the added logits are exactly 0)", (long long)m->vocab_size, (long long)j->fit.vocab_size_pad);
-    if (fit_is_identity(m, &j->fit) && !o->prefix && !o->reexpress_as)
-        return fqi_fail(e, FQ_E_USAGE, FQI_FILE(o->source), "nothing-to-pad", "found lengths that fit as they are, expected something to change");
     fqi_model_fitted(m, &j->fit, &j->fitted);
     j->layout = (fqi_layout){ .kind = o->layout, .group = o->group_size > 0 ? o->group_size : DEFAULT_GROUP };
     return common_multiple(o, &j->layout.ranks, e);
@@ -166,13 +164,40 @@ static fq_status choose_architecture(pad_job *j, fq_err *e)
 {
     const fq_model *m = &j->ckpt->info.model;
     const char *as = j->o->reexpress_as;
-    if (!as) return FQ_OK;
+    if (!as || strcmp(m->model_type, as) == 0) return FQ_OK;
     if (strcmp(as, "llama") != 0) return fqi_fail(e, FQ_E_USAGE, NULL, "reexpress", "found \"%s\", expected llama", as);
     if (!j->ckpt->config.family->can_be_llama || m->sliding_window || j->ckpt->config.text_in_sub)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "reexpress", "found model_type \"%s\"%s, expected qwen2 or mistral without one", m->model_type, m->sliding_window ? " with a sliding window" : "");
     j->as_llama = true;
     j->fitted.head_dim_explicit = true;
     return m->q_bias && !m->o_bias ? add_zero_biases(j, e) : FQ_OK;
+}
+
+static bool same_naming(const fqi_naming *a, const fqi_naming *b)
+{
+    return strcmp(a->wrapper, b->wrapper) == 0 && strcmp(a->body_prefix, b->body_prefix) == 0 && strcmp(a->head_prefix, b->head_prefix) == 0;
+}
+
+static fq_status check_change(const pad_job *j, fq_err *e)
+{
+    if (!fit_is_identity(&j->ckpt->info.model, &j->fit) || j->as_llama || !same_naming(&j->ckpt->naming, &j->to)) return FQ_OK;
+    return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "nothing-to-pad", "found lengths and names that fit as they are, expected something to change");
+}
+
+/* Names under a prefix of the user's choice must lead back to it, or nobody, unpad included, could read the result. */
+static fq_status check_names(const pad_job *j, fq_err *e)
+{
+    if (same_naming(&j->ckpt->naming, &j->to)) return FQ_OK;
+    const fqi_family *f = j->as_llama ? fqi_family_find("llama") : j->ckpt->config.family;
+    const char **name = fqi_calloc(j->plan.n_tensor + 1, sizeof *name);
+    if (!name) return fqi_fail_nomem(e, "tensor table");
+    for (size_t i = 0; i < j->plan.n_tensor; i++) name[i] = j->plan.tensor[i].name;
+    fqi_naming found;
+    fq_status s = fqi_naming_detect(f, name, j->plan.n_tensor, j->o->source, &found, NULL);
+    free(name);
+    char shown[FQI_NAME_MAX + 1];
+    if (s == FQ_OK && same_naming(&found, &j->to)) return FQ_OK;
+    return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "prefix", "found \"%s\", expected one that readers of %s know, such as \"%s\"", fqi_escape(shown, j->o->prefix), f->name, f->body_prefix[0]);
 }
 
 /* The first engine of the request that would compute head_dim from hidden_size instead of reading it; NULL if none would. */
@@ -217,6 +242,7 @@ static fq_status prepare(pad_job *j, fq_err *e)
     FQI_TRY(choose_fit(j, e));
     FQI_TRY(choose_naming(j, e));
     FQI_TRY(choose_architecture(j, e));
+    FQI_TRY(check_change(j, e));
     FQI_TRY(check_head_dim(j, e));
     FQI_TRY(fqi_maps_create(&j->ckpt->info.model, &j->fit, &j->layout, &j->maps, e));
     fqi_outplan_request r = {
@@ -225,6 +251,7 @@ static fq_status prepare(pad_job *j, fq_err *e)
         .shard_bytes = fqi_shard_bytes(j->o->shard_bytes),
     };
     FQI_TRY(fqi_outplan_create(&r, &j->plan, e));
+    FQI_TRY(check_names(j, e));
     return fqi_fit_config(&j->ckpt->config, j->o->source, &j->fitted, j->as_llama, &j->config, &j->n_config, e);
 }
 
@@ -235,7 +262,7 @@ static fq_status print_provenance(void *user, const fqi_hash128 *source_hash, ch
     if (!t) return fqi_fail_nomem(e, "fitq.json");
     size_t n_tensor = 0;
     for (size_t i = 0; i < j->plan.n_tensor; i++)
-        if (j->plan.tensor[i].src) t[n_tensor++] = (fqi_prov_tensor){ .name = j->plan.tensor[i].name, .source_hash = source_hash[i], .source_shard = j->plan.tensor[i].src->shard };
+        if (j->plan.tensor[i].src) t[n_tensor++] = (fqi_prov_tensor){ .name = j->plan.tensor[i].name, .source_hash = source_hash[i], .source_shard = j->plan.tensor[i].src->shard, .dtype = (fq_dtype)j->plan.tensor[i].dtype };
     fqi_prov_write w = {
         .layout = layout_name[j->layout.kind], .group_size = j->layout.group, .model = &j->ckpt->info.model, .fit = &j->fit,
         .maps = &j->maps, .from = &j->ckpt->naming, .to = &j->to, .added = (const char *const *)j->zeros, .n_added = j->n_zeros,

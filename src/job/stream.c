@@ -15,6 +15,8 @@
 #define DEFAULT_MEMORY ((uint64_t)128 << 20)
 #define MAX_WORKER 8
 #define WRITER_BYTES ((uint64_t)2 * FQI_WRITE_BLOCK) /* one filling, one on its way to the disk */
+#define TABLE_BYTES ((uint64_t)256 << 10)   /* pieces that a chunk of a column map needs */
+#define PROGRAM_BYTES ((uint64_t)4 << 20)   /* code, libraries, stacks */
 /* Work that a power cut may cost. An fsync after direct writes is cheap, so the figure only has to be small beside a model. */
 #define RECORD_BYTES ((uint64_t)512 << 20)
 
@@ -50,13 +52,22 @@ static size_t chunk_of(const fq_run *run)
     return chunk;
 }
 
-fq_status fqi_stream_memory(const fq_run *run, uint64_t *bytes, fq_err *e)
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+fq_status fqi_stream_memory(const fq_run *run, const fqi_outplan *plan, uint64_t *bytes, fq_err *e)
 {
     size_t chunk = chunk_of(run);
-    uint64_t least = fqi_slot_memory(MIN_CHUNK) * (N_SLOT + 1) + WRITER_BYTES;
+    uint64_t enough = fqi_slot_memory(MIN_CHUNK) * (N_SLOT + 1) + WRITER_BYTES;
     if (chunk < MIN_CHUNK)
-        return fqi_fail(e, FQ_E_USAGE, NULL, "memory-budget", "found %llu bytes, expected at least %llu", (unsigned long long)run->memory_bytes, (unsigned long long)least);
-    *bytes = fqi_slot_memory(chunk) * (N_SLOT + 1) + WRITER_BYTES;
+        return fqi_fail(e, FQ_E_USAGE, NULL, "memory-budget", "found %llu bytes, expected at least %llu", (unsigned long long)run->memory_bytes, (unsigned long long)enough);
+    uint64_t in = 0, out = 0, pieces = 0;
+    for (size_t i = 0; i < plan->n_tensor; i++) {
+        const fqi_out_tensor *t = &plan->tensor[i];
+        if (t->src && t->src->bytes > in) in = t->src->bytes;
+        if (t->changed && t->bytes_pad > out) out = t->bytes_pad;
+        pieces = t->changed ? TABLE_BYTES : pieces;
+    }
+    *bytes = N_SLOT * (least(in, chunk) + least(out, chunk) + pieces) + least(plan->bytes_pad, WRITER_BYTES) + PROGRAM_BYTES;
     return FQ_OK;
 }
 
