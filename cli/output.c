@@ -224,6 +224,18 @@ static int text_width(const char *s)
     return n;
 }
 
+/* What stays on the line of the word before: "896 -> 1024", "4.8 GiB", "+0.35 %". 0 = nothing. */
+static size_t glued(const char *rest)
+{
+    static const char *const unit[] = { " %", " KiB", " MiB", " GiB", " TiB" };
+    if (strncmp(rest, " -> ", 4) == 0) return 4 + strcspn(rest + 4, " ");
+    for (size_t i = 0; i < sizeof unit / sizeof unit[0]; i++) {
+        size_t n = strlen(unit[i]);
+        if (strncmp(rest, unit[i], n) == 0) return n + strcspn(rest + n, " ");
+    }
+    return 0;
+}
+
 void out_flow(const char *text, int at, int indent, out_style s)
 {
     int column = at;
@@ -231,7 +243,7 @@ void out_flow(const char *text, int at, int indent, out_style s)
     while (*text) {
         char raw[512], word[2048];
         size_t n = strcspn(text, " ");
-        while (strncmp(text + n, " -> ", 4) == 0) n += 4 + strcspn(text + n + 4, " ");  /* "896 -> 1024" stays together */
+        for (size_t more; (more = glued(text + n)) > 0;) n += more;
         snprintf(raw, sizeof raw, "%.*s", (int)n, text);
         escape(raw, word, sizeof word);
         int width = text_width(word);
