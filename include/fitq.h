@@ -129,6 +129,7 @@ typedef struct fq_model {
     bool qk_norm;
     bool sliding_window;      /* any layer attends through a window */
     int64_t max_position_embeddings;  /* 0 if absent */
+    bool vision_tower;        /* vision_config or audio_config: weights beside the text model, which no length or price here counts */
     char torch_dtype[16];     /* "bfloat16"; "" if absent */
     fq_quant_method quant;
     char quant_name[48];      /* config's quant_method, as written */
@@ -291,8 +292,8 @@ fq_status fq_plan_create(const fq_model *m, const fq_plan_request *r, fq_plan **
 void fq_plan_free(fq_plan *p);
 size_t fq_plan_n_entry(const fq_plan *p);
 const fq_plan_entry *fq_plan_get_entry(const fq_plan *p, size_t i);  /* engine-major, then format, then GPU count */
-/* The cheapest single fit that satisfies every entry at once, for `fq_pad` with several counts.
- * FQ_E_INPUT if one entry is impossible. */
+/* The cheapest single fit that satisfies every entry at once, for `fq_pad` with several counts. All zero: nothing to pad (one entry
+ * or more may still ask for reexpress_as). FQ_E_INPUT if one entry is impossible or not judged. */
 fq_status fq_plan_joint_fit(const fq_plan *p, fq_fit *out, fq_err *e);
 
 /* ---- pad, unpad, verify --------------------------------------------------------------------------------------- */

@@ -422,6 +422,7 @@ static fq_status read_model(fqi_reader *r, fqi_config *c, fq_err *e)
     FQI_TRY(read_flags(r, c->family && c->family->qk_norm, e));
     FQI_TRY(check_numbers(r, e));
     m->max_position_embeddings = max_positions(r);
+    m->vision_tower = fqi_reader_member(r->root, "vision_config") || fqi_reader_member(r->root, "audio_config");
     return fqi_reader_quant(r, e);
 }
 
