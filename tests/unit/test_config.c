@@ -416,6 +416,30 @@ static void test_llama_defaults(void **state)
     fqi_config_free(&c);
 }
 
+/* What the planner is told beside lengths; a number that is odd but positive is no reason to refuse a model. */
+static void test_positions_and_towers(void **state)
+{
+    (void)state;
+    static const struct { const char *path, *value; int64_t positions; bool tower; } table[] = {
+        { "x", "0", 0, false },
+        { "max_position_embeddings", "null", 0, false },
+        { "max_position_embeddings", "40960", 40960, false },
+        { "max_position_embeddings", "4096.0", 4096, false },
+        { "max_position_embeddings", "9223372036854775807", INT64_C(1) << 40, false },
+        { "max_position_embeddings", "1e300", INT64_C(1) << 40, false },
+        { "vision_config", "{\"depth\": 32}", 0, true },
+        { "audio_config", "{}", 0, true },
+        { "vision_config", "null", 0, false },
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        fqi_config c;
+        parse(base_llama, table[i].path, table[i].value, &c);
+        assert_int_equal(c.model.max_position_embeddings, table[i].positions);
+        assert_int_equal(c.model.vision_tower, table[i].tower);
+        fqi_config_free(&c);
+    }
+}
+
 static void test_paths(void **state)
 {
     (void)state;
@@ -475,6 +499,7 @@ int main(void)
         cmocka_unit_test(test_sparse_layers),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_llama_defaults),
+        cmocka_unit_test(test_positions_and_towers),
         cmocka_unit_test(test_paths),
         cmocka_unit_test(test_not_a_config),
     };
