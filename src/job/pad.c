@@ -46,6 +46,8 @@ static fq_status check_source(const pad_job *j, fq_err *e)
 {
     const fq_ckpt_info *i = &j->ckpt->info;
     FQI_TRY(fq_ckpt_check(j->ckpt, e));
+    if (j->ckpt->partial)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "partial-checkpoint", "found one weight file of several, expected the folder or its index");
     if (!j->ckpt->has_config)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "config-missing", "found no config.json beside the weights, expected one");
     if (!j->ckpt->config.family || !j->ckpt->has_naming || !j->ckpt->bound)
