@@ -155,8 +155,8 @@ static void lend_rows(checking *k, bool lend)
 static fq_status check_presence(checking *k, fq_err *e)
 {
     fq_ckpt *c = k->c;
-    if (k->o->partial) {
-        FQI_FIND(k->o->find, FQ_NOTE, FQI_FILE(k->o->path), "one-of-several", "found one file of a numbered set: missing tensors are not looked for");
+    if (c->partial) {
+        FQI_FIND(k->o->find, FQ_NOTE, FQI_FILE(k->o->path), "one-of-several", "found one file of several: missing tensors are not looked for");
         return FQ_OK;
     }
     fqi_misfit misfit[MAX_MISFIT];
@@ -412,7 +412,7 @@ static fq_status fill_info(checking *k, fq_err *e)
     i->tied = c->n_tensor > 0 && c->has_naming && !has_head(c);
     char *fitted = fqi_path_join(c->dir, "fitq.json");
     if (!fitted) return fqi_fail_nomem(e, "path");
-    i->fitted = !k->o->single && fqi_path_exists(fitted);
+    i->fitted = fqi_path_exists(fitted);
     free(fitted);
     if (i->fitted) FQI_FIND(k->o->find, FQ_NOTE, FQI_FILE(k->o->path), "fitted", "found fitq.json: fitq unpad gives the original back");
     return FQ_OK;

@@ -170,7 +170,7 @@ static void path_spellings(void **state)
         assert_string_equal(fq_ckpt_get_info(c)->path, row[i].path);
         fq_ckpt_close(c);
     }
-    expect_finding(one, FQ_NOTE, "one-of-several", "one file of a numbered set");
+    expect_finding(one, FQ_NOTE, "one-of-several", "one file of several");
     char old[4096];
     assert_non_null(getcwd(old, sizeof old));
     assert_int_equal(chdir(dir), 0);
@@ -243,6 +243,49 @@ static void fitted_is_said(void **state)
     fq_ckpt *c = open_ok(dir);
     assert_true(fq_ckpt_get_info(c)->fitted);
     fq_ckpt_close(c);
+    char *file = fqt_join(dir, "model.safetensors");   /* the same weights under their own name */
+    expect_finding(file, FQ_NOTE, "fitted", "fitq unpad");
+    c = open_ok(file);
+    assert_true(fq_ckpt_get_info(c)->fitted);
+    fq_ckpt_close(c);
+    free(file);
+}
+
+static bool is_partial(const char *name)
+{
+    char *path = fqt_join(dir, name);
+    fq_ckpt *c = open_ok(path);
+    bool partial = c->partial;
+    fq_ckpt_close(c);
+    free(path);
+    return partial;
+}
+
+/* One file may be the model or a part of it: its number says so, or an index beside it. */
+static void a_part_is_told_from_the_whole(void **state)
+{
+    (void)state;
+    static const fqt_tensor two[] = { { .name = "model.layers.0.input_layernorm.weight", .dtype = "BF16", .rank = 1, .shape = { 8 } },
+                                      { .name = "model.norm.weight", .dtype = "BF16", .rank = 1, .shape = { 8 } } };
+    fqt_write_safetensors(dir, "first.safetensors", &two[0], 1, 1);
+    fqt_write_safetensors(dir, "second.safetensors", &two[1], 1, 1);
+    fqt_write_safetensors(dir, "whole.safetensors", two, 2, 1);
+    fqt_write_safetensors(dir, "model-00001-of-00001.safetensors", two, 2, 1);
+    fqt_write_safetensors(dir, "model-00002-of-00003.safetensors", two, 2, 1);
+    assert_false(is_partial("first.safetensors"));   /* nothing says that there is a second one */
+    fqt_write_text(dir, "model.safetensors.index.json", "not an index");
+    assert_false(is_partial("first.safetensors"));
+    fqt_write_text(dir, "model.safetensors.index.json",
+                   "{\"weight_map\": {\"model.layers.0.input_layernorm.weight\": \"first.safetensors\", \"model.norm.weight\": \"second.safetensors\"}}");
+    assert_true(is_partial("first.safetensors"));
+    assert_true(is_partial("second.safetensors"));
+    assert_false(is_partial("whole.safetensors"));
+    assert_false(is_partial("model-00001-of-00001.safetensors"));
+    assert_true(is_partial("model-00002-of-00003.safetensors"));
+    assert_false(is_partial(""));
+    assert_false(is_partial("model.safetensors.index.json"));
+    fqt_write_text(dir, "model.safetensors.index.json", "{\"weight_map\": {\"model.norm.weight\": \"second.safetensors\"}}");
+    assert_false(is_partial("second.safetensors"));
 }
 
 /* ---- each kind of unsoundness ---- */
@@ -700,6 +743,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(every_family_is_sound), TEST(path_spellings), TEST(paths_that_cannot_be_opened), TEST(wrappers_are_said), TEST(fitted_is_said),
+        TEST(a_part_is_told_from_the_whole),
         TEST(unsound_models), TEST(everything_is_said_at_once), TEST(config_findings), TEST(gptq_is_sound), TEST(fp8_is_sound),
         TEST(shard_that_changed), TEST(total_size_is_compared), TEST(header_hash_tells_files_apart), TEST(hub_cache_links), TEST(torch_checkpoints), TEST(many_empty_tensors),
         TEST(published_checkpoints),
