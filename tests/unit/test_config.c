@@ -201,6 +201,8 @@ static const char base_mixtral[] = "{\"model_type\":\"mixtral\",\"hidden_size\":
     "\"intermediate_size\":896,\"num_local_experts\":8,\"num_experts_per_tok\":2,\"num_attention_heads\":8,\"num_key_value_heads\":2}";
 static const char base_huge[] = "{\"model_type\":\"llama\",\"hidden_size\":134217728,\"vocab_size\":1000,\"num_hidden_layers\":1,"
     "\"intermediate_size\":128,\"num_attention_heads\":65536,\"num_key_value_heads\":1}";
+static const char base_mistral[] = "{\"model_type\":\"mistral\",\"hidden_size\":256,\"vocab_size\":1000,\"num_hidden_layers\":4,"
+    "\"intermediate_size\":896,\"num_attention_heads\":8,\"num_key_value_heads\":2}";
 static const char base_llama[] = "{\"model_type\":\"llama\",\"hidden_size\":256,\"vocab_size\":1000,\"num_hidden_layers\":4,"
     "\"intermediate_size\":896,\"num_attention_heads\":8}";
 static const char base_gptq[] = "{\"model_type\":\"llama\",\"hidden_size\":256,\"vocab_size\":1000,\"num_hidden_layers\":4,"
@@ -392,6 +394,11 @@ static void test_window(void **state)
         { base_qwen2, "use_sliding_window", "true", true },   /* max_window_layers absent: all layers */
         { base_qwen2, "layer_types", "[\"full_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"]", true },
         { base_llama, "sliding_window", "4096", false },
+        { base_mistral, "sliding_window", "4096", true },
+        { base_mistral, "sliding_window", "null", false },
+        { base_mistral, "x", "0", true },                     /* MistralConfig's default is 4096... */
+        { base_mistral, "layer_types", "[\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]", false },
+        { base_mixtral, "x", "0", false },                    /* ...and MixtralConfig's is none */
         { base_alien, "sliding_window", "4096", true },
         { base_alien, "sliding_window", "null", false },
     };
