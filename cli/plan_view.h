@@ -10,10 +10,14 @@ typedef struct plan_view {
     const fq_model *model;
     const fq_plan_request *request;
     const fq_plan *plan;
+    bool fitted;                       /* a fitq.json lies beside the config */
     arg_strings formats;               /* ids in plan order */
     plan_advice advice[ARG_MAX_LIST];  /* disjoint; together all GPU counts */
     size_t n_advice;
 } plan_view;
+
+/* Why no command can be given for any way that changes the weights, or NULL. */
+const char *plan_no_command(const plan_view *v);
 
 void plan_print_text(const plan_view *v);
 int plan_print_json(const plan_view *v);   /* 0 or an exit status */
