@@ -16,9 +16,6 @@ typedef struct plan_view {
     size_t n_advice;
 } plan_view;
 
-/* Why no command can be given for any way that changes the weights, or NULL. */
-const char *plan_no_command(const plan_view *v);
-
 void plan_print_text(const plan_view *v);
 int plan_print_json(const plan_view *v);   /* 0 or an exit status */
 
