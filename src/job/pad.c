@@ -102,15 +102,17 @@ static fq_status choose_fit(pad_job *j, fq_err *e)
 {
     const fq_pad_options *o = j->o;
     const fq_model *m = &j->ckpt->info.model;
+    fq_fit asked = o->fit;
+    fqi_fit_normalize(m, &asked);
     if (o->n_tp > 0) FQI_TRY(plan_fit(j, e));
-    override(&j->fit.intermediate_size_pad, o->fit.intermediate_size_pad);
-    override(&j->fit.moe_intermediate_size_pad, o->fit.moe_intermediate_size_pad);
-    override(&j->fit.shared_expert_intermediate_size_pad, o->fit.shared_expert_intermediate_size_pad);
-    override(&j->fit.num_attention_heads_pad, o->fit.num_attention_heads_pad);
-    override(&j->fit.num_key_value_heads_pad, o->fit.num_key_value_heads_pad);
-    override(&j->fit.kv_replication, o->fit.kv_replication);
-    override(&j->fit.vocab_size_pad, o->fit.vocab_size_pad);
-    if (!same_or_zero(j->fit.vocab_size_pad, m->vocab_size) && o->fit.vocab_size_pad == 0 && !o->vocab)
+    override(&j->fit.intermediate_size_pad, asked.intermediate_size_pad);
+    override(&j->fit.moe_intermediate_size_pad, asked.moe_intermediate_size_pad);
+    override(&j->fit.shared_expert_intermediate_size_pad, asked.shared_expert_intermediate_size_pad);
+    override(&j->fit.num_attention_heads_pad, asked.num_attention_heads_pad);
+    override(&j->fit.num_key_value_heads_pad, asked.num_key_value_heads_pad);
+    override(&j->fit.kv_replication, asked.kv_replication);
+    override(&j->fit.vocab_size_pad, asked.vocab_size_pad);
+    if (!same_or_zero(j->fit.vocab_size_pad, m->vocab_size) && asked.vocab_size_pad == 0 && !o->vocab)
         return fqi_fail(e, FQ_E_USAGE, FQI_FILE(o->source), "vocab", "found vocab_size %lld, expected %lld for these GPU counts; --vocab allows it (the added logits are exactly 0)", (long long)m->vocab_size, (long long)j->fit.vocab_size_pad);
     fqi_model_fitted(m, &j->fit, &j->fitted);
     j->layout = (fqi_layout){ .kind = o->layout, .group = o->group_size > 0 ? o->group_size : DEFAULT_GROUP };

@@ -209,7 +209,8 @@ static fq_status read_maps(const json_t *o, const char *file, fqi_maps *out, fq_
         if (uses.missing != 0) return bad(e, file, "a map that loses channels");   /* padding never does */
     }
     if (known != json_object_size(o)) return bad(e, file, "a map of an unknown axis");
-    return fqi_maps_finish(out, e);
+    fq_status s = fqi_maps_finish(out, e);
+    return s == FQ_E_USAGE ? bad(e, file, "a map of too many runs") : s;
 }
 
 static int compare_str(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }

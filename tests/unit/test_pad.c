@@ -455,6 +455,21 @@ static void test_head_dim_ignored(void **state)
     free_dirs(&d);
 }
 
+/* Mixtral's config.json says intermediate_size for the width of an expert; so may the user. */
+static void test_mixtral_width(void **state)
+{
+    (void)state;
+    dirs d = make_dirs();
+    fqt_model m = { .family = "mixtral", .moe_ff = 24 };
+    fqt_make_model(d.src, &m);
+    fq_pad_options o = { .source = d.src, .target = d.out, .fit = { .intermediate_size_pad = 32 } };
+    fq_pad_report r;
+    fq_err e = { 0 };
+    if (fq_pad(&o, NULL, &r, &e) != FQ_OK) fail_msg("%s", e.text);
+    assert_int_equal(r.model_pad.moe_intermediate_size, 32);
+    free_dirs(&d);
+}
+
 /* A weight changed after padding: unpad refuses and commits nothing. */
 static void test_unpad_of_damage(void **state)
 {
@@ -488,6 +503,7 @@ int main(void)
         cmocka_unit_test(test_deterministic),
         cmocka_unit_test(test_as_llama),
         cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_mixtral_width),
         cmocka_unit_test(test_head_dim_ignored),
         cmocka_unit_test(test_unpad_of_damage),
     };
