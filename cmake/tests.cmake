@@ -17,12 +17,12 @@ if(unit_shared)
   add_library(fitq_testsupport STATIC ${unit_shared})
   target_include_directories(fitq_testsupport PRIVATE include src tests/unit)
   target_link_libraries(fitq_testsupport PUBLIC fitq_static fitq_flags PkgConfig::CMOCKA PkgConfig::JANSSON
-                        PkgConfig::XXHASH ZLIB::ZLIB)
+                        PkgConfig::XXHASH PkgConfig::PCRE2 PkgConfig::UTF8PROC ZLIB::ZLIB)
   target_link_libraries(fitq_testlib INTERFACE fitq_testsupport)
 endif()
 target_include_directories(fitq_testlib INTERFACE include src tests/unit)
 target_link_libraries(fitq_testlib INTERFACE fitq_static fitq_flags PkgConfig::CMOCKA PkgConfig::JANSSON
-                      PkgConfig::XXHASH ZLIB::ZLIB Threads::Threads)
+                      PkgConfig::XXHASH PkgConfig::PCRE2 PkgConfig::UTF8PROC ZLIB::ZLIB Threads::Threads)
 foreach(source ${unit_tests})
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} ${source})
@@ -47,7 +47,7 @@ foreach(source ${fuzz_sources})
     continue()
   endif()
   target_include_directories(${name} PRIVATE include src fuzz)
-  target_link_libraries(${name} PRIVATE fitq_static fitq_flags PkgConfig::JANSSON PkgConfig::XXHASH ZLIB::ZLIB
+  target_link_libraries(${name} PRIVATE fitq_static fitq_flags PkgConfig::JANSSON PkgConfig::XXHASH PkgConfig::PCRE2 PkgConfig::UTF8PROC ZLIB::ZLIB
                         Threads::Threads)
 endforeach()
 
