@@ -127,9 +127,10 @@ static bool bad_value(const arg_command *c, const arg_option *o, const char *val
 static bool store_int(const arg_command *c, const arg_option *o, const char *value, int64_t *out)
 {
     int64_t v;
-    if (!parse_i64(value, &v) || v < o->min || v > o->max) {
+    /* zero is how arg_values says "not given" */
+    if (!parse_i64(value, &v) || v < o->min || v > o->max || v == 0) {
         char want[96];
-        snprintf(want, sizeof want, "a whole number from %" PRId64 " to %" PRId64, o->min, o->max);
+        snprintf(want, sizeof want, "a whole number from %" PRId64 " to %" PRId64 "%s", o->min, o->max, o->min < 0 ? ", not 0" : "");
         return bad_value(c, o, value, want);
     }
     *out = v;
@@ -231,6 +232,18 @@ static bool store_fit(const arg_command *c, const arg_option *o, char *value, ar
     return true;
 }
 
+static bool store_size(const arg_command *c, const arg_option *o, const char *value, uint64_t *out)
+{
+    if (!args_size(value, out) || *out == 0) return bad_value(c, o, value, "a size such as 24GiB (2^30) or 5GB (10^9)");
+    if (*out >= (uint64_t)o->min) return true;
+    char want[96];
+    /* "24" is 24 bytes, and was hardly meant so */
+    bool bare = strspn(value, "0123456789") == strlen(value);
+    snprintf(want, sizeof want, "at least %s%s%s%s", out_bytes((uint64_t)o->min).s, bare ? "; did you mean " : "", bare ? value : "",
+             bare ? "GiB?" : "");
+    return bad_value(c, o, value, want);
+}
+
 /* Stores value (NULL for a flag) where the option's row says. */
 static bool store(const arg_command *c, const arg_option *o, char *value, arg_values *out)
 {
@@ -242,10 +255,7 @@ static bool store(const arg_command *c, const arg_option *o, char *value, arg_va
         *(const char **)at = value;
         return true;
     case ARG_INT: return store_int(c, o, value, at);
-    case ARG_SIZE:
-        if (!args_size(value, at) || *(uint64_t *)at == 0)
-            return bad_value(c, o, value, "a size such as 24GiB (2^30) or 5GB (10^9)");
-        return true;
+    case ARG_SIZE: return store_size(c, o, value, at);
     case ARG_CHOICE: return store_choice(c, o, value, at);
     case ARG_INTS: return store_ints(c, o, value, at);
     case ARG_STRINGS: return store_strings(c, o, value, at);
@@ -343,9 +353,8 @@ bool args_parse(const arg_command *c, int n, char **argv, arg_values *out)
 /* ---- help ------------------------------------------------------------------------------------------------------ */
 
 #define HELP_COLUMN 28
-#define HELP_WIDTH 96
 
-/* Prints text wrapped at HELP_WIDTH with `indent` before every line but the first. Words in backquotes stay together. */
+/* Prints text wrapped at the width of the output with `indent` before every line but the first. Words in backquotes stay together. */
 static void wrapped(const char *text, size_t indent)
 {
     size_t column = indent;
@@ -354,7 +363,7 @@ static void wrapped(const char *text, size_t indent)
         size_t word = 0;
         bool quoted = false;
         while (text[word] && (quoted || text[word] != ' ')) quoted ^= text[word++] == '`';
-        if (!first && column + 1 + word > HELP_WIDTH) {
+        if (!first && column + 1 + word > (size_t)out_width()) {
             printf("\n%*s", (int)indent, "");
             column = indent;
             first = true;

@@ -31,8 +31,8 @@ typedef struct arg_values {
 typedef enum arg_kind {
     ARG_FLAG,      /* bool */
     ARG_STRING,    /* const char * */
-    ARG_INT,       /* int64_t in [min, max] */
-    ARG_SIZE,      /* uint64_t: "24GiB", "5GB", bytes */
+    ARG_INT,       /* int64_t in [min, max], never 0 */
+    ARG_SIZE,      /* uint64_t of at least min: "24GiB", "5GB", bytes */
     ARG_CHOICE,    /* int: index into choice[] */
     ARG_INTS,      /* arg_ints: "2,3,4" or "2-8", each in [min, max] */
     ARG_STRINGS,   /* arg_strings: "a,b" */
@@ -95,8 +95,8 @@ extern const char *const arg_layout_names[];  /* order of fq_layout */
 #define ARG_OPT_OVERWRITE \
     { "overwrite", 0, ARG_FLAG, NULL, ARG_OFFSET(overwrite), "replace an existing output folder", NULL, 0, 0, ARG_ANY }
 #define ARG_OPT_RESUME \
-    { "resume", 0, ARG_FLAG, NULL, ARG_OFFSET(resume), "continue an interrupted run of the same request", NULL, 0, 0, \
-      ARG_ANY }
+    { "resume", 0, ARG_FLAG, NULL, ARG_OFFSET(resume), \
+      "continue an interrupted run of the same request; without one, start afresh", NULL, 0, 0, ARG_ANY }
 #define ARG_OPT_TP(text) \
     { "tp", 0, ARG_INTS, "N,...", ARG_OFFSET(tp), text, NULL, 1, 64, ARG_ANY }
 #define ARG_OPT_ENGINE \

@@ -49,20 +49,15 @@ static bool check_ids(const arg_command *c, const char *what, id_at *at, arg_str
 bool command_engines(const arg_command *c, arg_strings *list) { return check_ids(c, "engine", engine_id, list); }
 bool command_formats(const arg_command *c, arg_strings *list) { return check_ids(c, "format", format_id, list); }
 
+/* Two lines each: names and sources are too long for one. */
 static void list_engines(void)
 {
-    static const char *const head[] = { "ID", "", "ENGINE", "VERSION", "SOURCE OF THE RULES" };
-    out_table t;
-    out_table_start(&t, head, 5);
     for (size_t i = 0; fq_engine_get(i); i++) {
         const fq_engine_info *e = fq_engine_get(i);
-        out_cell(&t, OUT_BOLD, "%s", e->id);
-        out_cell(&t, OUT_DIM, "%s", e->is_default ? "default" : "");
-        out_cell(&t, OUT_PLAIN, "%s", e->name);
-        out_cell(&t, OUT_PLAIN, "%s", e->version);
-        out_cell(&t, OUT_DIM, "%s", e->source);
+        printf("%s%-14s%s%s %s%s\n%14s", out_on(OUT_BOLD), e->id, out_off(OUT_BOLD), e->name, e->version,
+               e->is_default ? "; default" : "", "");
+        out_flow(e->source, 14, 14, OUT_DIM);
     }
-    out_table_print(&t, 0);
 }
 
 static void list_formats(void)

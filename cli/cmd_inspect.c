@@ -72,24 +72,44 @@ static void dtypes_text(const fq_ckpt_info *in, char *out, size_t n)
     }
 }
 
-static void summary(const fq_ckpt_info *in)
+/* Whether the output head is tied can be told only from all of the tensors and the config.json. */
+static const char *why_tied_unknown(const fq_ckpt *c)
 {
+    const fq_ckpt_info *in = fq_ckpt_get_info(c);
+    if (in->n_tensor == 0) return "not known: no tensors";
+    if (!in->has_model) return "not known: no config.json";
+    return in->tied && fq_ckpt_check(c, NULL) != FQ_OK ? "not known: not all tensors" : NULL;
+}
+
+static void stored_text(const fq_ckpt_info *in)
+{
+    char text[512];
+    if (in->n_tensor == 0) {
+        line("tensors", "none could be read");
+        return;
+    }
+    snprintf(text, sizeof text, "%s (%s)", out_count(in->n_param).s, out_grouped(in->n_param).s);
+    line("parameters", text);
+    dtypes_text(in, text, sizeof text);
+    line("dtypes", text);
+    snprintf(text, sizeof text, "%zu, %s (%s bytes)", in->n_tensor, out_bytes(in->tensor_bytes).s, out_grouped(in->tensor_bytes).s);
+    line("tensors", text);
+    snprintf(text, sizeof text, "%zu %s, %s on disk", in->n_shard, in->container, out_bytes(in->file_bytes).s);
+    line("files", text);
+}
+
+static void summary(const fq_ckpt *c)
+{
+    const fq_ckpt_info *in = fq_ckpt_get_info(c);
     char text[512];
     printf("%s", out_on(OUT_BOLD));
     out_escaped(stdout, in->path);
     printf("%s\n", out_off(OUT_BOLD));
     if (in->has_model) model_text(&in->model);
     else line("architecture", "unknown: no config.json that could be read");
-    snprintf(text, sizeof text, "%s (%s)", out_count(in->n_param).s, out_grouped(in->n_param).s);
-    line("parameters", text);
-    dtypes_text(in, text, sizeof text);
-    line("dtypes", text);
-    snprintf(text, sizeof text, "%zu, %s (%s bytes)", in->n_tensor, out_bytes(in->tensor_bytes).s,
-             out_grouped(in->tensor_bytes).s);
-    line("tensors", text);
-    snprintf(text, sizeof text, "%zu %s, %s on disk", in->n_shard, in->container, out_bytes(in->file_bytes).s);
-    line("files", text);
-    line("embeddings", in->tied ? "no output head is stored: tied" : "output head stored: not tied");
+    stored_text(in);
+    const char *unknown = why_tied_unknown(c);
+    line("embeddings", unknown ? unknown : in->tied ? "no output head is stored: tied" : "output head stored: not tied");
     snprintf(text, sizeof text, "%s%s%s%s", in->prefix[0] ? in->prefix : "(none)", in->wrapper[0] ? ", of which \"" : "",
              in->wrapper, in->wrapper[0] ? "\" was added by a trainer" : "");
     line("key prefix", text);
@@ -169,7 +189,7 @@ static int print_json(const fq_ckpt *c, bool tensors)
     out_put(root, "dtype_bytes", dtypes);
     out_put_str(root, "prefix", in->prefix);
     out_put_str(root, "wrapper", in->wrapper);
-    out_put_bool(root, "tied", in->tied);
+    out_put(root, "tied", why_tied_unknown(c) ? json_null() : json_boolean(in->tied));
     out_put_bool(root, "fitted", in->fitted);
     for (size_t i = 0; i < fq_ckpt_n_finding(c); i++) {
         const fq_finding *f = fq_ckpt_get_finding(c, i);
@@ -200,7 +220,7 @@ static int run_inspect(const arg_values *a)
     if (a->json) {
         status = print_json(c, a->tensors);
     } else {
-        summary(fq_ckpt_get_info(c));
+        summary(c);
         findings_text(c);
         if (a->tensors) tensors_text(c, fq_ckpt_get_info(c)->n_tensor);
     }

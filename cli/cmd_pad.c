@@ -140,9 +140,12 @@ static const arg_option options[] = {
 
 static void list_families(void)
 {
-    printf("\nfamilies:\n ");
-    for (size_t i = 0; fq_family_name(i); i++) printf(" %s", fq_family_name(i));
-    putchar('\n');
+    char text[1024] = "";
+    size_t used = 0;
+    for (size_t i = 0; fq_family_name(i) && used < sizeof text; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", i ? " " : "", fq_family_name(i));
+    printf("\nfamilies:\n  ");
+    out_flow(text, 2, 2, OUT_PLAIN);
 }
 
 const arg_command cmd_pad = {
@@ -155,7 +158,7 @@ const arg_command cmd_pad = {
                 "  fitq pad Qwen2-72B -o out --tp 2,4,8 --format gptq-marlin,awq --layout tail\n"
                 "  fitq pad Qwen2-72B -o out --set intermediate_size=29696 --dry-run\n"
                 "  fitq pad Qwen2-7B -o out --tp 8 --as llama\n",
-    .exit_status = "; 9 nothing that --resume could continue; 128+n stopped by signal n, to be continued with --resume",
+    .exit_status = "; 9 the unfinished output is of another request, or damaged; 128+n stopped by signal n, to be continued with --resume",
     .option = options, .n_option = sizeof options / sizeof options[0],
     .min_operand = 1, .max_operand = 1, .run = run_pad, .more_help = list_families,
 };

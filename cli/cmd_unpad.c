@@ -39,7 +39,7 @@ const arg_command cmd_unpad = {
     .text = "Writes the checkpoint that PATH was made from, by the maps in its fitq.json. Every tensor's hash is compared with the "
             "one recorded by `fitq pad`; a difference is reported and nothing is written.",
     .examples = "  fitq unpad Qwen2-72B-tp8 -o Qwen2-72B\n",
-    .exit_status = "; 1 a tensor is not what was recorded; 9 nothing that --resume could continue; 128+n stopped by signal n",
+    .exit_status = "; 1 a tensor is not what was recorded; 9 the unfinished output is of another request, or damaged; 128+n stopped by signal n",
     .option = options, .n_option = sizeof options / sizeof options[0],
     .min_operand = 1, .max_operand = 1, .run = run_unpad,
 };

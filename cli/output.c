@@ -8,9 +8,11 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 static bool colour;
+static int line_width = 100;
 static bool json_lost;  /* a value could not be made: the document would lie */
 
 void out_start(void)
@@ -21,7 +23,13 @@ void out_start(void)
         if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", O_RDWR) != fd) _exit(-FQ_E_IO);
     const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
     colour = isatty(1) && !(no && *no) && term && strcmp(term, "dumb") != 0;
+    /* tables do not get better beyond 160 columns, nor possible below 60 */
+    struct winsize size = { 0 };
+    if (isatty(1) && ioctl(1, TIOCGWINSZ, &size) == 0 && size.ws_col)
+        line_width = size.ws_col < 60 ? 60 : size.ws_col > 160 ? 160 : size.ws_col;
 }
+
+int out_width(void) { return line_width; }
 
 int out_finish(int status)
 {
@@ -216,6 +224,18 @@ static int text_width(const char *s)
     return n;
 }
 
+/* What stays on the line of the word before: "896 -> 1024", "4.8 GiB", "+0.35 %". 0 = nothing. */
+static size_t glued(const char *rest)
+{
+    static const char *const unit[] = { " %", " KiB", " MiB", " GiB", " TiB" };
+    if (strncmp(rest, " -> ", 4) == 0) return 4 + strcspn(rest + 4, " ");
+    for (size_t i = 0; i < sizeof unit / sizeof unit[0]; i++) {
+        size_t n = strlen(unit[i]);
+        if (strncmp(rest, unit[i], n) == 0) return n + strcspn(rest + n, " ");
+    }
+    return 0;
+}
+
 void out_flow(const char *text, int at, int indent, out_style s)
 {
     int column = at;
@@ -223,11 +243,11 @@ void out_flow(const char *text, int at, int indent, out_style s)
     while (*text) {
         char raw[512], word[2048];
         size_t n = strcspn(text, " ");
-        while (strncmp(text + n, " -> ", 4) == 0) n += 4 + strcspn(text + n + 4, " ");  /* "896 -> 1024" stays together */
+        for (size_t more; (more = glued(text + n)) > 0;) n += more;
         snprintf(raw, sizeof raw, "%.*s", (int)n, text);
         escape(raw, word, sizeof word);
         int width = text_width(word);
-        if (!first && column + 1 + width > OUT_WIDTH) {
+        if (!first && column + 1 + width > out_width()) {
             printf("\n%*s", indent, "");
             column = indent;
             first = true;
@@ -241,7 +261,7 @@ void out_flow(const char *text, int at, int indent, out_style s)
     putchar('\n');
 }
 
-#define WRAP_ROOM 24   /* narrower than this a wrapped column is worse than a long line */
+#define WRAP_ROOM 20   /* narrower than this a wrapped column is worse than a long line */
 
 /* One padded cell; the last column is not padded, so that no line ends in spaces, but wrapped. */
 static void print_cell(const char *text, out_style s, int width, bool right, int column, bool last)
@@ -249,7 +269,7 @@ static void print_cell(const char *text, out_style s, int width, bool right, int
     int fill = width - text_width(text);
     if (fill < 0) fill = 0;
     if (right) printf("%*s", fill, "");
-    if (last && !right && column + text_width(text) > OUT_WIDTH && column <= OUT_WIDTH - WRAP_ROOM) {
+    if (last && !right && column + text_width(text) > out_width() && column <= out_width() - WRAP_ROOM) {
         out_flow(text, column, column + 2, s);
         return;
     }

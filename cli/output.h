@@ -35,9 +35,11 @@ out_text out_percent(double p);         /* "+0.43 %", "0" */
 out_text out_shape(int rank, const int64_t *dim);   /* "[29568, 8192]", cut with "..." */
 out_text out_duration(double seconds);  /* "1:02:03", "12 s" */
 
-/* Prints text wrapped between words at OUT_WIDTH, and a newline; escaped. The first line starts at column `at`, the others at
+/* Columns of a line: the terminal's, within reason; 100 where stdout is not a terminal. */
+int out_width(void);
+
+/* Prints text wrapped between words at out_width(), and a newline; escaped. The first line starts at column `at`, the others at
  * `indent`. */
-#define OUT_WIDTH 100
 void out_flow(const char *text, int at, int indent, out_style s);
 
 /* ---- tables: columns as wide as their widest cell ---- */
@@ -56,7 +58,7 @@ void out_table_start(out_table *t, const char *const *head, size_t n_column);
 /* Text may hold names from files: it is escaped. */
 void out_cell(out_table *t, out_style s, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Prints with `indent` spaces before each row, and frees. Columns without any text in them are left out; a last column that would
- * reach beyond OUT_WIDTH is wrapped, unless that leaves it no room. */
+ * reach beyond out_width() is wrapped, unless that leaves it no room. */
 void out_table_print(out_table *t, int indent);
 void out_table_drop(out_table *t);
 

@@ -6,7 +6,9 @@
 
 static const char *verdict_name(fq_verdict v)
 {
-    return v == FQ_RUNS ? "runs" : v == FQ_NEEDS_FIT ? "needs-fit" : "impossible";
+    static const char *const name[] = { [FQ_RUNS] = "runs", [FQ_NEEDS_FIT] = "needs-fit", [FQ_IMPOSSIBLE] = "impossible",
+                                        [FQ_UNKNOWN] = "not-judged" };
+    return name[v];
 }
 
 static json_t *violation_json(const fq_violation *x)
@@ -37,14 +39,17 @@ static json_t *option_json(const fq_option *x)
     return o;
 }
 
+static json_int_t saturated(uint64_t n) { return n > INT64_MAX ? INT64_MAX : (json_int_t)n; }
+
 static json_t *memory_json(const fq_plan_entry *x)
 {
     if (!x->memory_asked) return json_null();
     json_t *o = json_object();
-    out_put_bool(o, "fits", x->memory_fits);
-    out_put_u64(o, "need_bytes", x->memory_need_bytes);
-    out_put_int(o, "longest_context", x->longest_context);
-    out_put_real(o, "bits_that_fit", x->bits_that_fit);
+    out_put_bool(o, "known", x->memory_known);
+    out_put(o, "fits", x->memory_known ? json_boolean(x->memory_fits) : json_null());
+    out_put(o, "need_bytes", x->memory_known ? json_integer(saturated(x->memory_need_bytes)) : json_null());
+    out_put(o, "longest_context", x->memory_known ? json_integer(x->longest_context) : json_null());
+    out_put(o, "bits_that_fit", x->memory_known ? json_real(x->bits_that_fit) : json_null());
     return o;
 }
 
@@ -66,16 +71,42 @@ static json_t *entry_json(const fq_plan_entry *x)
     return o;
 }
 
-static json_t *advice_json(const plan_view *v, const plan_advice *a)
+static json_t *way_json(json_t *o, const plan_view *v, const plan_advice *a, const plan_way *w)
 {
-    json_t *o = json_object(), *gpus = json_array();
-    for (size_t i = 0; i < a->n_tp; i++) out_append(gpus, json_integer(a->tp[i]));
-    out_put(o, "gpus", gpus);
-    out_put_bool(o, "possible", a->possible);
-    out_put(o, "fit", out_json_fit(&a->fit));
-    char *command = a->changes ? plan_command(v, a) : NULL;
+    out_put(o, "fit", out_json_fit(&w->fit));
+    out_put(o, "group_size", w->group_size ? json_integer(w->group_size) : json_null());
+    out_put_bool(o, "expert_parallel", w->expert_parallel);
+    out_put_str(o, "reexpress_as", w->as_llama ? "llama" : NULL);
+    out_put_real(o, "param_percent", w->param_percent);
+    json_t *weights = json_array();
+    for (size_t i = 0; i < a->n_tp; i++)
+        out_append(weights, w->weight_bytes_per_gpu[i] ? json_integer(saturated(w->weight_bytes_per_gpu[i])) : json_null());
+    out_put(o, "weight_bytes_per_gpu", weights);
+    char *command = (w->pads || w->as_llama) && v->model->family[0] && v->model->quant == FQ_QUANT_NONE ? plan_command(v, a, w) : NULL;
     out_put_str(o, "command", command);
     free(command);
+    return o;
+}
+
+static const char *state_name(plan_state s)
+{
+    static const char *const name[] = { "runs", "needs-fit", "impossible", "partly-impossible", "not-together", "not-judged" };
+    return name[s];
+}
+
+/* The cheapest way is the checkpoint; the others follow. */
+static json_t *advice_json(const plan_view *v, const plan_advice *a)
+{
+    static const plan_way as_it_is = { .fit = { 0 } };
+    json_t *o = json_object(), *gpus = json_array(), *others = json_array();
+    for (size_t i = 0; i < a->n_tp; i++) out_append(gpus, json_integer(a->tp[i]));
+    for (size_t i = 1; i < a->n_way; i++) out_append(others, way_json(json_object(), v, a, &a->way[i]));
+    out_put(o, "gpus", gpus);
+    out_put_str(o, "state", state_name(a->state));
+    out_put_bool(o, "possible", a->state == PLAN_RUNS || a->state == PLAN_WAYS);
+    out_put_str(o, "why", a->why);
+    way_json(o, v, a, a->n_way ? &a->way[0] : &as_it_is);
+    out_put(o, "alternatives", others);
     return o;
 }
 

@@ -1,8 +1,9 @@
-/* plan_text.c - a plan for people, 100 columns wide.
+/* plan_text.c - a plan for people.
  *
  * The answer comes first (one line per engine and format, one column per GPU count), then per engine and format the table with the
  * prices, the rules that are broken with their numbers and sources, and what else could be done; at the end the commands. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,24 +76,34 @@ static void model_line(const plan_view *v)
 /* ---- overview -------------------------------------------------------------------------------------------------- */
 
 /* Which explanations the overview needs below it. */
-typedef struct legend { bool pad, experts, groups, silent; } legend;
+typedef struct legend { bool pad, experts, groups, llama, unknown, silent; } legend;
 
 static void overview_cell(out_table *t, const fq_plan_entry *x, legend *l)
 {
     const char *mark = is_silent(x) ? " !" : "";
+    const fq_option *o = x->n_option ? &x->option[0] : NULL;
     l->silent |= is_silent(x);
     if (x->verdict == FQ_RUNS) {
         out_cell(t, OUT_GREEN, "runs%s", mark);
-    } else if (x->verdict == FQ_IMPOSSIBLE || x->n_option == 0) {
+    } else if (x->verdict == FQ_UNKNOWN) {
+        out_cell(t, OUT_DIM, "?%s", mark);
+        l->unknown = true;
+    } else if (x->verdict == FQ_IMPOSSIBLE || !o) {
         out_cell(t, OUT_RED, "no%s", mark);
-    } else if (x->option[0].expert_parallel && x->option[0].param_percent <= 0) {
+    } else if (o->param_percent > 0) {
+        out_cell(t, OUT_YELLOW, "%s%s", out_percent(o->param_percent).s, mark);
+        l->pad = true;
+    } else if (o->expert_parallel) {
         out_cell(t, OUT_YELLOW, "experts%s", mark);
         l->experts = true;
-    } else if (x->option[0].group_size && x->option[0].param_percent <= 0) {
-        out_cell(t, OUT_YELLOW, "groups/%d%s", x->option[0].group_size, mark);
+    } else if (o->group_size) {
+        out_cell(t, OUT_YELLOW, "groups/%d%s", o->group_size, mark);
         l->groups = true;
+    } else if (o->reexpress_as[0]) {
+        out_cell(t, OUT_YELLOW, "as %s%s", o->reexpress_as, mark);
+        l->llama = true;
     } else {
-        out_cell(t, OUT_YELLOW, "%s%s", out_percent(x->option[0].param_percent).s, mark);
+        out_cell(t, OUT_YELLOW, "%s%s", out_percent(o->param_percent).s, mark);
         l->pad = true;
     }
 }
@@ -103,39 +114,58 @@ static void explain(const legend *l)
     if (l->pad) printf("+N %%      runs after padding, with so many more parameters\n");
     if (l->groups) printf("groups/N  runs when quantized in groups of N\n");
     if (l->experts) printf("experts   runs with expert parallelism\n");
+    if (l->llama) printf("as llama  runs when written as llama\n");
+    if (l->unknown) printf("?         not judged: the rules of this engine for this format are not in the tables\n");
     printf("%s", out_off(OUT_DIM));
     if (l->silent)
         printf("%s!%s         as it is, it loads without an error and computes something else\n", out_on(OUT_RED), out_off(OUT_RED));
 }
 
-static void overview(const plan_view *v)
+/* The GPU counts first .. first + n_shown - 1. */
+static void overview_part(const plan_view *v, size_t first, size_t n_shown, legend *l)
 {
     size_t n_tp = v->request->n_tp, n = fq_plan_n_entry(v->plan);
     char title[OUT_MAX_COLUMN][16];
     const char *head[OUT_MAX_COLUMN] = { "ENGINE", "FORMAT" };
-    legend l = { 0 };
-    if (n_tp + 2 > OUT_MAX_COLUMN || n / n_tp < 2) return;
-    for (size_t i = 0; i < n_tp; i++) {
-        int tp = fq_plan_get_entry(v->plan, i)->tp;
+    for (size_t i = 0; i < n_shown; i++) {
+        int tp = fq_plan_get_entry(v->plan, first + i)->tp;
         snprintf(title[i], sizeof title[i], "%d GPU%s", tp, tp == 1 ? "" : "s");
         head[i + 2] = title[i];
     }
     out_table t;
-    out_table_start(&t, head, n_tp + 2);
-    for (size_t i = 0; i < n; i++) {
-        const fq_plan_entry *x = fq_plan_get_entry(v->plan, i);
-        if (i % n_tp == 0) {
-            out_cell(&t, OUT_PLAIN, "%s", x->engine->id);
-            out_cell(&t, OUT_PLAIN, "%s", x->format->id);
-        }
-        overview_cell(&t, x, &l);
+    out_table_start(&t, head, n_shown + 2);
+    for (size_t row = 0; row + n_tp <= n; row += n_tp) {
+        const fq_plan_entry *x = fq_plan_get_entry(v->plan, row);
+        out_cell(&t, OUT_PLAIN, "%s", x->engine->id);
+        out_cell(&t, OUT_PLAIN, "%s", x->format->id);
+        for (size_t i = 0; i < n_shown; i++) overview_cell(&t, fq_plan_get_entry(v->plan, row + first + i), l);
     }
     putchar('\n');
     out_table_print(&t, 0);
+}
+
+#define OVERVIEW_NAMES 26   /* columns of the two names */
+#define OVERVIEW_CELL 12    /* "groups/32 !" and a space */
+
+/* Not for a single row: the table of its block says it all. More counts than a line can hold are several tables. */
+static void overview(const plan_view *v)
+{
+    size_t n_tp = v->request->n_tp;
+    legend l = { 0 };
+    if (fq_plan_n_entry(v->plan) / n_tp < 2) return;
+    size_t most = (size_t)(out_width() - OVERVIEW_NAMES) / OVERVIEW_CELL;
+    if (most > OUT_MAX_COLUMN - 2) most = OUT_MAX_COLUMN - 2;
+    for (size_t i = 0; i < n_tp; i += most) overview_part(v, i, n_tp - i < most ? n_tp - i : most, &l);
     explain(&l);
 }
 
 /* ---- one engine and format ------------------------------------------------------------------------------------- */
+
+/* 0 is what the library says of a cache that it cannot price. */
+static out_text kv_text(const fq_option *o)
+{
+    return o->kv_bytes_per_token_per_gpu ? out_bytes(o->kv_bytes_per_token_per_gpu) : (out_text){ "-" };
+}
 
 static void prices(const block *b)
 {
@@ -148,13 +178,14 @@ static void prices(const block *b)
         bool priced = o && x->verdict != FQ_IMPOSSIBLE;
         out_cell(&t, OUT_PLAIN, "%d", x->tp);
         if (x->verdict == FQ_RUNS) out_cell(&t, OUT_GREEN, "runs as it is");
+        else if (x->verdict == FQ_UNKNOWN) out_cell(&t, OUT_DIM, "not judged");
         else if (x->verdict == FQ_NEEDS_FIT && all_silent(x)) out_cell(&t, OUT_RED, "wrong results");
         else if (x->verdict == FQ_NEEDS_FIT) out_cell(&t, OUT_YELLOW, "does not run");
         else out_cell(&t, OUT_RED, "no way known");
         out_cell(&t, OUT_PLAIN, "%s", priced ? out_bytes(o->weight_bytes_per_gpu).s : "");
-        out_cell(&t, OUT_PLAIN, "%s", priced ? out_bytes(o->kv_bytes_per_token_per_gpu).s : "");
+        out_cell(&t, OUT_PLAIN, "%s", priced ? kv_text(o).s : "");
         out_cell(&t, OUT_PLAIN, "%s", priced && x->verdict == FQ_NEEDS_FIT ? out_percent(o->param_percent).s : "");
-        out_cell(&t, OUT_PLAIN, "%s", x->verdict == FQ_RUNS ? "" : priced ? o->what : "-");
+        out_cell(&t, OUT_PLAIN, "%s", x->verdict == FQ_RUNS || x->verdict == FQ_UNKNOWN ? "" : priced ? o->what : "-");
     }
     out_table_print(&t, 2);
 }
@@ -167,7 +198,7 @@ static void notes(const block *b)
         for (size_t k = 0; k < i; k++) said |= strcmp(entry_of(b, k)->note, note) == 0;
         if (said) continue;
         /* the same note for several counts is said once */
-        char text[1024];
+        char text[4096];
         size_t used = 0, same = 0;
         for (size_t k = i; k < b->n && used < sizeof text; k++) {
             if (strcmp(entry_of(b, k)->note, note) != 0) continue;
@@ -175,7 +206,8 @@ static void notes(const block *b)
             same++;
         }
         if (same == b->n) used = 0;
-        if (used < sizeof text) snprintf(text + used, sizeof text - used, "%s%s", used ? " GPUs: " : "", note);
+        if (used < sizeof text)
+            snprintf(text + used, sizeof text - used, "%s%s", used == 0 ? "" : strcmp(text, "1") == 0 ? " GPU: " : " GPUs: ", note);
         printf("  note: ");
         out_flow(text, 8, 8, OUT_PLAIN);
     }
@@ -193,8 +225,10 @@ static void memory(const block *b)
     for (size_t i = 0; i < b->n; i++) {
         const fq_plan_entry *x = entry_of(b, i);
         out_cell(&t, OUT_PLAIN, "%d", x->tp);
-        if (x->verdict == FQ_IMPOSSIBLE) {
-            for (int c = 0; c < 4; c++) out_cell(&t, OUT_PLAIN, "-");
+        if (x->verdict == FQ_IMPOSSIBLE || !x->memory_known) {
+            out_cell(&t, OUT_PLAIN, "-");
+            out_cell(&t, OUT_PLAIN, "%s", x->verdict == FQ_IMPOSSIBLE ? "-" : "not known");
+            for (int c = 0; c < 2; c++) out_cell(&t, OUT_PLAIN, "-");
             continue;
         }
         out_cell(&t, OUT_PLAIN, "%s", out_bytes(x->memory_need_bytes).s);
@@ -292,7 +326,7 @@ static void alternatives(const block *b)
             const fq_option *o = &x->option[k];
             out_cell(&t, OUT_PLAIN, "%d", x->tp);
             out_cell(&t, OUT_PLAIN, "%s", out_bytes(o->weight_bytes_per_gpu).s);
-            out_cell(&t, OUT_PLAIN, "%s", out_bytes(o->kv_bytes_per_token_per_gpu).s);
+            out_cell(&t, OUT_PLAIN, "%s", kv_text(o).s);
             out_cell(&t, OUT_PLAIN, "%s", out_percent(o->param_percent).s);
             out_cell(&t, OUT_PLAIN, "%s", o->what);
         }
@@ -365,70 +399,132 @@ static void blocks(const plan_view *v)
 
 /* ---- what to do ------------------------------------------------------------------------------------------------ */
 
-static void counts(const plan_advice *a)
+static int counts_text(const plan_advice *a, char *out, size_t n)
 {
-    for (size_t i = 0; i < a->n_tp; i++) printf("%s%d", i == 0 ? "" : i + 1 == a->n_tp ? " and " : ", ", a->tp[i]);
-    printf(" GPU%s: ", a->n_tp == 1 && a->tp[0] == 1 ? "" : "s");
+    size_t used = 0;
+    for (size_t i = 0; i < a->n_tp && used < n; i++)
+        used += (size_t)snprintf(out + used, n - used, "%s%d", i == 0 ? "" : i + 1 == a->n_tp ? " and " : ", ", a->tp[i]);
+    if (used < n) used += (size_t)snprintf(out + used, n - used, " GPU%s: ", a->n_tp == 1 && a->tp[0] == 1 ? "" : "s");
+    return (int)used;
 }
 
-static void fit_line(const fq_model *m, const fq_fit *f)
+static void fit_text(FILE *f, const fq_model *m, const fq_fit *t)
 {
     const struct { const char *name; int64_t from, to; } row[] = {
-        { "intermediate_size", m->intermediate_size, f->intermediate_size_pad },
-        { "moe_intermediate_size", m->moe_intermediate_size, f->moe_intermediate_size_pad },
-        { "shared_expert_intermediate_size", m->shared_expert_intermediate_size, f->shared_expert_intermediate_size_pad },
-        { "num_attention_heads", m->num_attention_heads, f->num_attention_heads_pad },
-        { "num_key_value_heads", m->num_key_value_heads, f->num_key_value_heads_pad },
-        { "vocab_size", m->vocab_size, f->vocab_size_pad },
+        { "intermediate_size", m->intermediate_size, t->intermediate_size_pad },
+        { "moe_intermediate_size", m->moe_intermediate_size, t->moe_intermediate_size_pad },
+        { "shared_expert_intermediate_size", m->shared_expert_intermediate_size, t->shared_expert_intermediate_size_pad },
+        { "num_attention_heads", m->num_attention_heads, t->num_attention_heads_pad },
+        { "num_key_value_heads", m->num_key_value_heads, t->num_key_value_heads_pad },
+        { "vocab_size", m->vocab_size, t->vocab_size_pad },
     };
-    char text[1024] = "";
-    size_t used = 0;
+    const char *sep = "";
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
         if (row[i].to == 0) continue;
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s %" PRId64 " -> %" PRId64, used ? ", " : "",
-                                 row[i].name, row[i].from, row[i].to);
+        fprintf(f, "%s%s %" PRId64 " -> %" PRId64, sep, row[i].name, row[i].from, row[i].to);
+        sep = ", ";
     }
-    if (f->kv_replication > 1)
-        snprintf(text + used, sizeof text - used, "%severy KV head stored %" PRId64 " times", used ? ", " : "", f->kv_replication);
-    out_flow(text, 12, 4, OUT_PLAIN);
+    if (t->kv_replication > 1) fprintf(f, "%severy KV head stored %" PRId64 " times", sep, t->kv_replication);
 }
 
-static void without_padding(const plan_advice *a, bool quantized)
+#define WEIGHTS_SHOWN 4
+
+/* " (+24.5 % parameters; 4.0 and 2.1 GiB per GPU)", as far as it is known */
+static void price_text(FILE *f, const plan_advice *a, const plan_way *w)
 {
-    const char *why = a->changes ? "or leave the weights as they are and" : "leave the weights as they are and";
-    if (a->by_experts) printf("    %s run it with expert parallelism\n", why);
-    if (a->by_groups) printf("    %s %s in groups of %d\n", why, quantized ? "regroup the scales" : "quantize", a->by_groups);
+    bool weights = a->n_tp <= WEIGHTS_SHOWN, params = !w->pads || !isnan(w->param_percent);
+    for (size_t i = 0; i < a->n_tp; i++) weights &= w->weight_bytes_per_gpu[i] > 0;
+    if (!weights && !params) return;
+    fputs(" (", f);
+    if (params) fprintf(f, "%s parameters%s", w->pads ? out_percent(w->param_percent).s : "no more", weights ? "; " : "");
+    for (size_t i = 0; i < a->n_tp && weights; i++)
+        fprintf(f, "%s%s", i == 0 ? "" : i + 1 == a->n_tp ? " and " : ", ", out_bytes(w->weight_bytes_per_gpu[i]).s);
+    fputs(weights ? " per GPU)" : ")", f);
+}
+
+/* "moe_intermediate_size 768 -> 960, quantized in groups of 64 (+24.5 % parameters; 4.0 GiB per GPU)" */
+static void way_text(FILE *f, const plan_view *v, const plan_advice *a, const plan_way *w)
+{
+    if (w->pads) fit_text(f, v->model, &w->fit);
+    else fputs(w->as_llama || w->group_size ? "the same lengths" : "as it is", f);
+    if (w->as_llama) fputs(", written as llama", f);
+    if (w->group_size) fprintf(f, ", quantized in groups of %d", w->group_size);
+    if (w->expert_parallel) fputs(", with expert parallelism", f);
+    price_text(f, a, w);
+}
+
+/* Why no command can be given for any way that changes the weights, or NULL. */
+static const char *why_no_command(const plan_view *v)
+{
+    if (v->model->quant != FQ_QUANT_NONE) return "this checkpoint is quantized already: pad the original weights, then quantize them";
+    return v->model->family[0] ? NULL : "fitq cannot pad this family (`fitq help families` lists those that it can)";
+}
+
+/* `at` columns are printed already; more lines begin at `indent`. */
+static void way_lines(const plan_view *v, const plan_advice *a, const plan_way *w, int at, int indent)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    if (f) {
+        way_text(f, v, a, w);
+        if (fclose(f) == 0) out_flow(text, at, indent, OUT_PLAIN);
+    }
+    free(text);
+    if ((!w->pads && !w->as_llama) || why_no_command(v)) return;
+    char *command = plan_command(v, a, w);
+    printf("%*s%s", indent, "", out_on(OUT_BOLD));
+    if (command) out_escaped(stdout, command);
+    printf("%s\n", out_off(OUT_BOLD));
+    free(command);
+}
+
+static void ways_text(const plan_view *v, const plan_advice *a, int at)
+{
+    bool changes = false;
+    for (size_t i = 0; i < a->n_way; i++) {
+        changes |= a->way[i].pads || a->way[i].as_llama;
+        if (i) printf("    or ");
+        way_lines(v, a, &a->way[i], i ? 7 : at, i ? 7 : 4);
+    }
+    if (changes && why_no_command(v)) {
+        printf("    ");
+        out_flow(why_no_command(v), 4, 4, OUT_PLAIN);
+    }
+}
+
+static void also(const char *what, const char *which)
+{
+    if (!which) return;
+    printf("    ");
+    char text[4096];
+    snprintf(text, sizeof text, "%s: %s", what, which);
+    out_flow(text, 4, 6, OUT_DIM);
 }
 
 static void advice_text(const plan_view *v, const plan_advice *a)
 {
-    printf("  ");
-    counts(a);
-    if (!a->needs && a->possible) {
-        printf("nothing to do\n");
-    } else if (!a->possible) {
-        printf("no single checkpoint suits every engine and format above; ask for one --engine and --format\n");
-    } else if (!a->changes) {
-        putchar('\n');
-        without_padding(a, v->model->quant != FQ_QUANT_NONE);
-    } else {
-        fit_line(v->model, &a->fit);
-        if (v->model->quant != FQ_QUANT_NONE) {
-            printf("    this checkpoint is quantized already: pad the original weights, then quantize them\n");
-            without_padding(a, true);
-            return;
-        }
-        without_padding(a, false);
-        if (!v->model->family[0]) {
-            printf("    fitq cannot pad this family (`fitq help families` lists those that it can)\n");
-            return;
-        }
-        char *command = plan_command(v, a);
-        printf("    %s", out_on(OUT_BOLD));
-        if (command) out_escaped(stdout, command);
-        printf("%s\n", out_off(OUT_BOLD));
-        free(command);
+    char text[2048];
+    int at = 2 + counts_text(a, text, sizeof text);
+    printf("  %s", text);
+    switch (a->state) {
+    case PLAN_RUNS: printf("nothing to do\n"); break;
+    case PLAN_NOT_JUDGED: printf("not judged: the tables have no rules for this\n"); return;
+    case PLAN_NOT_TOGETHER: printf("no checkpoint suits all of these at once; plan one --engine and --format at a time\n"); break;
+    case PLAN_NO_WAY:
+        snprintf(text, sizeof text, "no way known%s%s", a->why ? ": " : "", a->why ? a->why : "");
+        out_flow(text, at, 4, OUT_PLAIN);
+        break;
+    case PLAN_PARTLY:
+        snprintf(text, sizeof text, "not with all of these; plan only the possible ones: %s", a->able ? a->able : "");
+        out_flow(text, at, 4, OUT_PLAIN);
+        break;
+    case PLAN_WAYS:
+        ways_text(v, a, at);
+        also("needs nothing", a->idle);
+        break;
     }
+    also("not judged", a->unjudged);
 }
 
 void plan_print_text(const plan_view *v)

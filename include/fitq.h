@@ -128,6 +128,8 @@ typedef struct fq_model {
     bool q_bias, kv_bias, o_bias, mlp_bias;
     bool qk_norm;
     bool sliding_window;      /* any layer attends through a window */
+    int64_t max_position_embeddings;  /* 0 if absent */
+    bool vision_tower;        /* vision_config or audio_config: weights beside the text model, which no length or price here counts */
     char torch_dtype[16];     /* "bfloat16"; "" if absent */
     fq_quant_method quant;
     char quant_name[48];      /* config's quant_method, as written */
@@ -235,7 +237,8 @@ typedef struct fq_plan_request {
 typedef enum fq_verdict {
     FQ_RUNS,          /* as it is */
     FQ_NEEDS_FIT,     /* after the fit named in the entry */
-    FQ_IMPOSSIBLE     /* fitq knows no fit; `note` says why */
+    FQ_IMPOSSIBLE,    /* fitq knows no fit; `note` says why */
+    FQ_UNKNOWN        /* the tables have no rules for this engine with this format: not judged */
 } fq_verdict;
 
 typedef struct fq_violation {
@@ -249,7 +252,8 @@ typedef struct fq_violation {
 
 /* A way to make it run, with its price. Percentages are against the unpadded model in the same format. */
 typedef struct fq_option {
-    char what[192];         /* "pad intermediate_size 29568 -> 29696", "regroup 128 -> 64", "expert parallel" */
+    const char *what;       /* "pad intermediate_size 29568 -> 29696", "regroup 128 -> 64", "quantize in groups of 64",
+                               "expert parallel", "write as llama", "as it is"; owned by the plan */
     fq_fit fit;             /* all zero when the weights stay as they are */
     int group_size;         /* 0 = unchanged */
     bool expert_parallel;
@@ -257,7 +261,8 @@ typedef struct fq_option {
     uint64_t weight_bytes_per_gpu;
     uint64_t kv_bytes_per_token_per_gpu;
     double cost;            /* weights plus KV cache for the context, bytes per GPU: options are sorted by it */
-    char reexpress_as[32];  /* "llama" when the engine ignores head_dim for this family, else "" */
+    char reexpress_as[32];  /* "llama" when the engine ignores head_dim for this family, else "". With fit all zero: the
+                               config as it is would be misread, and another architecture is the whole fix */
 } fq_option;
 
 /* One (engine, format, GPU count). */
@@ -269,12 +274,15 @@ typedef struct fq_plan_entry {
     size_t n_violation;  const fq_violation *violation;
     size_t n_option;     const fq_option *option;   /* option[0] is the one that is chosen; as it is: n_option >= 1 with
                                                        fit all zero and the price of the model unchanged */
-    char note[256];
+    const char *note;       /* "" if there is nothing to say; owned by the plan */
     /* when gpu_memory_bytes was given */
-    bool memory_asked, memory_fits;
+    bool memory_asked;
+    bool memory_known;               /* false: attention of this kind or a vision tower is not modelled, and the four fields
+                                        below say nothing */
+    bool memory_fits;
     uint64_t memory_need_bytes;      /* weights + KV cache for the context + overhead, per GPU */
-    int64_t longest_context;         /* 0 if the weights alone do not fit */
-    double bits_that_fit;            /* largest of 16, 8, 4, 3, 2 at which it would; 0 = none */
+    int64_t longest_context;         /* 0 if the weights alone do not fit; at most max_position_embeddings where given */
+    double bits_that_fit;            /* largest of 16, 8, 4, 3, 2 and the format's own bits at which it would; 0 = none */
 } fq_plan_entry;
 
 typedef struct fq_plan fq_plan;
@@ -284,8 +292,8 @@ fq_status fq_plan_create(const fq_model *m, const fq_plan_request *r, fq_plan **
 void fq_plan_free(fq_plan *p);
 size_t fq_plan_n_entry(const fq_plan *p);
 const fq_plan_entry *fq_plan_get_entry(const fq_plan *p, size_t i);  /* engine-major, then format, then GPU count */
-/* The cheapest single fit that satisfies every entry at once, for `fq_pad` with several counts.
- * FQ_E_INPUT if one entry is impossible. */
+/* The cheapest single fit that satisfies every entry at once, for `fq_pad` with several counts. All zero: nothing to pad (one entry
+ * or more may still ask for reexpress_as). FQ_E_INPUT if one entry is impossible or not judged. */
 fq_status fq_plan_joint_fit(const fq_plan *p, fq_fit *out, fq_err *e);
 
 /* ---- pad, unpad, verify --------------------------------------------------------------------------------------- */

@@ -355,6 +355,17 @@ static fq_status check_numbers(const fqi_reader *r, fq_err *e)
     return FQ_OK;
 }
 
+/* Advice only (how long a context the planner promises), so a number that check_numbers let pass is never refused here. */
+static int64_t max_positions(const fqi_reader *r)
+{
+    static const int64_t cap = INT64_C(1) << 40;
+    const json_t *v = fqi_reader_find(r, "max_position_embeddings");
+    if (!v) return 0;
+    if (json_is_integer(v)) return json_integer_value(v) < cap ? json_integer_value(v) : cap;
+    double d = json_number_value(v);
+    return d < (double)cap ? (int64_t)d : cap;
+}
+
 static fq_status get_name(const fqi_reader *r, const char *key, char *out, size_t n_out, fq_err *e)
 {
     const json_t *v = fqi_reader_find(r, key);
@@ -410,6 +421,8 @@ static fq_status read_model(fqi_reader *r, fqi_config *c, fq_err *e)
     FQI_TRY(check_size(r, e));
     FQI_TRY(read_flags(r, c->family && c->family->qk_norm, e));
     FQI_TRY(check_numbers(r, e));
+    m->max_position_embeddings = max_positions(r);
+    m->vision_tower = fqi_reader_member(r->root, "vision_config") || fqi_reader_member(r->root, "audio_config");
     return fqi_reader_quant(r, e);
 }
 

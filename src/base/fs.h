@@ -43,9 +43,10 @@ fq_status fqi_file_slurp(const char *path, uint64_t max, char **out, size_t *n, 
 typedef struct fqi_writer {
     int fd, fd_direct;
     uint64_t off;            /* bytes accepted so far */
-    uint64_t flushed;        /* bytes handed to the kernel */
+    uint64_t flushed;        /* position of block[0]: what stands before it was handed to the kernel or to the flusher */
     unsigned char *block;    /* FQI_WRITE_BLOCK bytes, aligned */
     size_t fill;
+    struct fqi_flusher *flusher;  /* writes full blocks in a thread of its own; NULL for small files */
     char *path;              /* owned */
 } fqi_writer;
 #define FQI_WRITE_BLOCK (4u << 20)

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -112,11 +113,27 @@ fq_status fqi_file_read(const fqi_file *f, void *buf, size_t n, uint64_t off, fq
     return read_buffered(f, buf, n, off, e);
 }
 
+/* True if all of it was in the page cache, where it is ten times faster than the disk; nothing is read ahead and nothing waits. */
+static bool read_cached(const fqi_file *f, unsigned char *buf, size_t n, uint64_t off)
+{
+    for (size_t got = 0; got < n;) {
+        struct iovec v = { .iov_base = buf + got, .iov_len = n - got < CHUNK ? n - got : CHUNK };
+        ssize_t k = preadv2(f->fd, &v, 1, (off_t)(off + got), RWF_NOWAIT);
+        if (k <= 0) return false;
+        got += (size_t)k;
+    }
+    return true;
+}
+
 fq_status fqi_file_read_bulk(const fqi_file *f, void *buf, size_t n, uint64_t off, unsigned char **data, fq_err *e)
 {
     FQI_TRY(check_range(f, n, off, e));
     if (f->fd_direct < 0 || n == 0) {
         FQI_TRY(read_buffered(f, buf, n, off, e));
+        *data = buf;
+        return FQ_OK;
+    }
+    if (read_cached(f, buf, n, off)) {
         *data = buf;
         return FQ_OK;
     }

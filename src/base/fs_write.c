@@ -17,25 +17,10 @@
 #include <unistd.h>
 
 #include "base/fs.h"
+#include "base/fs_flush.h"
 
 #define DIRECT_FROM ((uint64_t)64 << 20)
-#define CHUNK ((size_t)1 << 30)
-
-/* All n bytes at off. Returns errno. */
-static int write_all(int fd, const void *bytes, size_t n, uint64_t off)
-{
-    const unsigned char *p = bytes;
-    while (n != 0) {
-        ssize_t k = pwrite(fd, p, n < CHUNK ? n : CHUNK, (off_t)off);
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return errno;
-        if (k == 0) return EIO; /* POSIX allows it for a regular file; going on would be a busy loop */
-        p += k;
-        off += (uint64_t)k;
-        n -= (size_t)k;
-    }
-    return 0;
-}
+#define FLUSHER_FROM ((uint64_t)2 * FQI_WRITE_BLOCK)
 
 static int fsync_retry(int fd)
 {
@@ -131,23 +116,20 @@ fq_status fqi_writer_open(fqi_writer *out, const char *path, uint64_t total, uin
         return s;
     }
     open_twin(&w, total, io);
+    if (total >= FLUSHER_FROM) w.flusher = fqi_flusher_start(w.fd, FQI_WRITE_BLOCK, FQI_IO_ALIGN);
     *out = w;
     return FQ_OK;
 }
 
-/* n bytes at w->flushed, which a direct write may take when n and the address are aligned. */
-static fq_status flush(fqi_writer *w, const void *bytes, size_t n, fq_err *e)
+/* The full block leaves: behind our back where there is a flusher. A copy of the caller's bytes is the price, and cheap beside
+ * waiting for the disk. */
+static fq_status flush(fqi_writer *w, fq_err *e)
 {
-    int err = w->fd_direct < 0 ? EINVAL : write_all(w->fd_direct, bytes, n, w->flushed);
-    if (err == EINVAL) {
-        /* The file system takes O_DIRECT at open and not at write, or a short count left an unaligned rest: from here on
-         * through the page cache. The range is written again as a whole. */
-        if (w->fd_direct >= 0) close(w->fd_direct);
-        w->fd_direct = -1;
-        err = write_all(w->fd, bytes, n, w->flushed);
-    }
+    int err = w->flusher ? fqi_flusher_hand(w->flusher, &w->fd_direct, &w->block, FQI_WRITE_BLOCK, w->flushed)
+                         : fqi_write_block(w->fd, &w->fd_direct, w->block, FQI_WRITE_BLOCK, w->flushed);
     if (err != 0) return fqi_fail_sys(e, w->path, "write", err);
-    w->flushed += n;
+    w->flushed += FQI_WRITE_BLOCK;
+    w->fill = 0;
     return FQ_OK;
 }
 
@@ -156,31 +138,21 @@ fq_status fqi_writer_put(fqi_writer *w, const void *bytes, size_t n, fq_err *e)
     const unsigned char *p = bytes;
     if (n > UINT64_MAX - w->off) return fqi_fail_sys(e, w->path, "write", EFBIG);
     while (n != 0) {
-        bool aligned = w->fd_direct < 0 || (uintptr_t)p % FQI_IO_ALIGN == 0;
-        size_t k;
-        if (w->fill == 0 && n >= FQI_WRITE_BLOCK && aligned) { /* past the block: no copy */
-            k = n - n % FQI_WRITE_BLOCK;
-            FQI_TRY(flush(w, p, k, e));
-        } else {
-            k = n < FQI_WRITE_BLOCK - w->fill ? n : FQI_WRITE_BLOCK - w->fill;
-            memcpy(w->block + w->fill, p, k);
-            if (w->fill + k == FQI_WRITE_BLOCK) {
-                FQI_TRY(flush(w, w->block, FQI_WRITE_BLOCK, e));
-                w->fill = 0;
-            } else {
-                w->fill += k;
-            }
-        }
+        size_t k = n < FQI_WRITE_BLOCK - w->fill ? n : FQI_WRITE_BLOCK - w->fill;
+        memcpy(w->block + w->fill, p, k);
+        w->fill += k;
         w->off += k;
         p += k;
         n -= k;
+        if (w->fill == FQI_WRITE_BLOCK) FQI_TRY(flush(w, e));
     }
     return FQ_OK;
 }
 
 static fq_status write_tail(fqi_writer *w, fq_err *e)
 {
-    int err = write_all(w->fd, w->block, w->fill, w->flushed);
+    int err = w->flusher ? fqi_flusher_wait(w->flusher) : 0;
+    if (err == 0) err = fqi_write_all(w->fd, w->block, w->fill, w->flushed);
     return err == 0 ? FQ_OK : fqi_fail_sys(e, w->path, "write", err);
 }
 
@@ -204,6 +176,8 @@ fq_status fqi_writer_close(fqi_writer *w, fq_err *e)
     if (err != 0) s = fqi_fail_sys(e, w->path, "truncate", err);
     if (s == FQ_OK) s = sync_file(w, e);
     int fd = w->fd;
+    fqi_flusher_stop(w->flusher);   /* it holds the descriptor */
+    w->flusher = NULL;
     w->fd = -1;
     /* After EINTR Linux has closed the descriptor, and the bytes are on the disk already. */
     if (close(fd) != 0 && errno != EINTR && s == FQ_OK) s = fqi_fail_sys(e, w->path, "close", errno);
@@ -215,6 +189,7 @@ void fqi_writer_abandon(fqi_writer *w)
 {
     /* A zeroed writer has descriptors 0, which are not its own: only one with a path is open. */
     if (w != NULL && w->path != NULL) {
+        fqi_flusher_stop(w->flusher);
         if (w->fd >= 0) close(w->fd);
         if (w->fd_direct >= 0) close(w->fd_direct);
         free(w->block);
@@ -236,7 +211,7 @@ static fq_status write_temp(const char *temp, const char *path, const void *byte
     fq_status s = FQ_OK;
     if (lstat(path, &st) == 0 && S_ISREG(st.st_mode) && fchmod(fd, st.st_mode & 0777) != 0)
         s = fqi_fail_sys(e, temp, "chmod", errno);
-    if (s == FQ_OK && (err = write_all(fd, bytes, n, 0)) != 0) s = fqi_fail_sys(e, temp, "write", err);
+    if (s == FQ_OK && (err = fqi_write_all(fd, bytes, n, 0)) != 0) s = fqi_fail_sys(e, temp, "write", err);
     if (s == FQ_OK && (err = fsync_retry(fd)) != 0) s = fqi_fail_sys(e, temp, "fsync", err);
     if (close(fd) != 0 && errno != EINTR && s == FQ_OK) s = fqi_fail_sys(e, temp, "close", errno);
     if (s == FQ_OK && rename(temp, path) != 0) s = fqi_fail_sys(e, path, "rename", errno);

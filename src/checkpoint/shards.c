@@ -240,6 +240,76 @@ static void settle(fqi_opening *o)
     c->n_tensor = kept;
 }
 
+/* Sorting the records themselves moves 56 bytes and follows two names at each step; a header may legally hold millions. So the
+ * first bytes of each name and an index are sorted, and the records are put in their places once. */
+typedef struct sort_key { uint64_t head; uint32_t i; } sort_key;
+
+static int by_head(const void *a, const void *b, void *tensors)
+{
+    const sort_key *x = a, *y = b;
+    const fqi_tensor *t = tensors;
+    if (x->head != y->head) return x->head < y->head ? -1 : 1;
+    return by_name_then_shard(&t[x->i], &t[y->i]);
+}
+
+/* The bytes at `from` of a name, as a number that orders like them. */
+static uint64_t head_of(const char *name, size_t from)
+{
+    uint64_t head = 0;
+    size_t n = strnlen(name, from);
+    for (size_t i = 0; i < 8; i++) {
+        unsigned char c = n == from ? (unsigned char)name[from + i] : 0;
+        head = head << 8 | c;
+        if (c == 0) return head << 8 * (7 - i);
+    }
+    return head;
+}
+
+/* How many first bytes all names share: "model.layers." would make every head equal. */
+static size_t common_prefix(const fqi_tensor *t, size_t n)
+{
+    size_t k = strlen(t[0].name);
+    for (size_t i = 1; i < n; i++) {
+        size_t same = 0;
+        while (same < k && t[i].name[same] == t[0].name[same]) same++;
+        k = same;
+    }
+    return k;
+}
+
+/* key[k].i is the record that belongs at k: follow each cycle once. */
+static void permute(fqi_tensor *t, sort_key *key, size_t n)
+{
+    for (size_t k = 0; k < n; k++) {
+        if (key[k].i == k) continue;
+        fqi_tensor first = t[k];
+        size_t at = k;
+        while (key[at].i != k) {
+            size_t from = key[at].i;
+            t[at] = t[from];
+            key[at].i = (uint32_t)at;
+            at = from;
+        }
+        t[at] = first;
+        key[at].i = (uint32_t)at;
+    }
+}
+
+static fq_status sort_tensors(fqi_tensor *t, size_t n, fq_err *e)
+{
+    bool sorted = true;
+    for (size_t i = 1; i < n && sorted; i++) sorted = by_name_then_shard(&t[i - 1], &t[i]) <= 0;
+    if (sorted) return FQ_OK;
+    sort_key *key = n <= UINT32_MAX ? fqi_calloc(n, sizeof *key) : NULL;
+    if (!key) return fqi_fail_nomem(e, "tensor table");
+    size_t from = common_prefix(t, n);
+    for (size_t i = 0; i < n; i++) key[i] = (sort_key){ .head = head_of(t[i].name, from), .i = (uint32_t)i };
+    qsort_r(key, n, sizeof *key, by_head, t);
+    permute(t, key, n);
+    free(key);
+    return FQ_OK;
+}
+
 fq_status fqi_shards_read(fqi_opening *o, fq_err *e)
 {
     reading r = { .o = o };
@@ -249,7 +319,7 @@ fq_status fqi_shards_read(fqi_opening *o, fq_err *e)
         o->shard_of_file[k] = SIZE_MAX;
         FQI_TRY(read_one(&r, k, e));
     }
-    if (o->c->n_tensor > 1) qsort(o->c->tensor, o->c->n_tensor, sizeof *o->c->tensor, by_name_then_shard);
+    FQI_TRY(sort_tensors(o->c->tensor, o->c->n_tensor, e));
     settle(o);
     return FQ_OK;
 }

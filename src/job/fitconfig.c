@@ -23,6 +23,12 @@ static void add(edits *x, const char *path, const char *value)
     x->n++;
 }
 
+static void add_removal(edits *x, const char *path)
+{
+    add(x, path, "");
+    x->edit[x->n - 1].value = NULL;
+}
+
 /* A multimodal file may hold the number twice, and families name it differently: fqi_config_paths knows. */
 static void add_int(edits *x, const fqi_config *c, const char *field, int64_t real, int64_t pad)
 {
@@ -33,14 +39,31 @@ static void add_int(edits *x, const fqi_config *c, const char *field, int64_t re
     for (size_t i = 0; i < (n > 0 ? n : 1); i++) add(x, path[i], value);
 }
 
-/* Qwen2 and Mistral are Llama with other defaults; in vLLM only Llama honours head_dim (docs/padding.md). attention_bias makes
- * the engine expect a bias on o_proj too: the job adds one of zeros. */
+static bool has(const fqi_config *c, const char *key) { return json_object_get(c->root, key) != NULL; }
+
+static void add_absent_int(edits *x, const fqi_config *c, const char *key, int64_t value)
+{
+    char text[32];
+    if (has(c, key)) return;
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    add(x, key, text);
+}
+
+/* Qwen2 and Mistral are Llama with other defaults; in vLLM only Llama honours head_dim (docs/padding.md). What their classes leave
+ * unsaid must be said now, where Llama's class would fill in something else; attention_bias makes the engine expect a bias on
+ * o_proj too: the job adds one of zeros. Defaults: transformers models/{qwen2,mistral}/configuration_*.py. */
 static void add_llama(edits *x, const fqi_config *c)
 {
+    const fq_model *m = &c->model;
+    bool mistral = strcmp(m->model_type, "mistral") == 0;
     add(x, "architectures", "[\n    \"LlamaForCausalLM\"\n  ]");
     add(x, "model_type", "\"llama\"");
-    add(x, "attention_bias", c->model.q_bias ? "true" : "false");
-    add(x, "mlp_bias", "false");
+    add(x, "attention_bias", m->q_bias ? "true" : "false");
+    add(x, "mlp_bias", m->mlp_bias ? "true" : "false");
+    add_absent_int(x, c, "max_position_embeddings", mistral ? 131072 : 32768);
+    add_absent_int(x, c, "num_key_value_heads", m->num_key_value_heads);
+    if (has(c, "sliding_window")) add(x, "sliding_window", "null");   /* not used by the source; an engine may look at the number alone */
+    if (has(c, "auto_map")) add_removal(x, "auto_map");               /* it names the old classes */
 }
 
 fq_status fqi_fit_config(const fqi_config *c, const char *file, const fq_model *fitted, bool as_llama, char **out, size_t *n, fq_err *e)

@@ -6,7 +6,7 @@
 
 #include "base/checked.h"
 
-#define MAX_PIECE (64u * 1024)          /* bounds the tables of a slot; a column map of 72B size has about 460 a row */
+#define MAX_PIECE (32u * 1024)          /* bounds the tables of a slot; a column map of 72B size has about 460 a row */
 #define BULK_BYTES (64u * 1024)         /* extents from here on are read past the page cache */
 #define HOLE_BYTES (16u * 1024)         /* a hole up to this size is read through... */
 #define HOLE_BUDGET (1u << 20)          /* ...while the slot has room for it */

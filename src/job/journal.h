@@ -5,8 +5,9 @@
  *     K version 0.1.0 #8a...          one per property that decides the output
  *     T 0 <source hash> <out hash> #  tensor 0 is on the disk, whole
  *
- * A record is appended only after the data it speaks of was fsync'd. A last line without its newline is a torn write and is
- * dropped; any other damage is FQ_E_RESUME. */
+ * A record is appended only after the data it speaks of was fsync'd. Records that do not
+ * check, and all behind them, are dropped: a power cut may leave anything there, and what is not on record is written again. The
+ * keys were durable before the first record, so damage among them is FQ_E_RESUME: the journal no longer says whose it is. */
 #ifndef FITQ_JOB_JOURNAL_H
 #define FITQ_JOB_JOURNAL_H
 

@@ -4,6 +4,7 @@
  *       -> staging folder -> shards -> index, config.json, fitq.json, everything else -> one rename
  *
  * Everything that can be refused is refused before the staging folder is made. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,16 +71,6 @@ static bool fit_is_identity(const fq_model *m, const fq_fit *f)
 
 static void override(int64_t *planned, int64_t asked) { if (asked != 0) *planned = asked; }
 
-static void warn_reexpress(const pad_job *j, const fq_plan *p)
-{
-    for (size_t i = 0; i < fq_plan_n_entry(p) && !j->o->reexpress_as; i++) {
-        const fq_plan_entry *x = fq_plan_get_entry(p, i);
-        if (x->n_option == 0 || x->option[0].reexpress_as[0] == '\0') continue;
-        say(j->run, FQ_LOG_WARN, "an engine of the plan ignores head_dim for this family: --as llama writes the same function in the form it honours");
-        return;
-    }
-}
-
 static fq_status plan_fit(pad_job *j, fq_err *e)
 {
     static const char *const gptq[] = { "gptq-marlin" };
@@ -92,7 +83,6 @@ static fq_status plan_fit(pad_job *j, fq_err *e)
     fq_plan *p = NULL;
     FQI_TRY(fq_plan_create(&j->ckpt->info.model, &r, &p, e));
     fq_status s = fq_plan_joint_fit(p, &j->fit, e);
-    if (s == FQ_OK && (j->fit.num_attention_heads_pad != 0 || j->fit.num_key_value_heads_pad != 0)) warn_reexpress(j, p);
     fq_plan_free(p);
     return s;
 }
@@ -120,8 +110,6 @@ static fq_status choose_fit(pad_job *j, fq_err *e)
     override(&j->fit.vocab_size_pad, o->fit.vocab_size_pad);
     if (!same_or_zero(j->fit.vocab_size_pad, m->vocab_size) && o->fit.vocab_size_pad == 0 && !o->vocab)
         return fqi_fail(e, FQ_E_USAGE, FQI_FILE(o->source), "vocab", "found vocab_size %lld, expected %lld for these GPU counts; --vocab allows it (the added logits are exactly 0)", (long long)m->vocab_size, (long long)j->fit.vocab_size_pad);
-    if (fit_is_identity(m, &j->fit) && !o->prefix && !o->reexpress_as)
-        return fqi_fail(e, FQ_E_USAGE, FQI_FILE(o->source), "nothing-to-pad", "found lengths that fit as they are, expected something to change");
     fqi_model_fitted(m, &j->fit, &j->fitted);
     j->layout = (fqi_layout){ .kind = o->layout, .group = o->group_size > 0 ? o->group_size : DEFAULT_GROUP };
     return common_multiple(o, &j->layout.ranks, e);
@@ -176,13 +164,73 @@ static fq_status choose_architecture(pad_job *j, fq_err *e)
 {
     const fq_model *m = &j->ckpt->info.model;
     const char *as = j->o->reexpress_as;
-    if (!as) return FQ_OK;
+    if (!as || strcmp(m->model_type, as) == 0) return FQ_OK;
     if (strcmp(as, "llama") != 0) return fqi_fail(e, FQ_E_USAGE, NULL, "reexpress", "found \"%s\", expected llama", as);
     if (!j->ckpt->config.family->can_be_llama || m->sliding_window || j->ckpt->config.text_in_sub)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "reexpress", "found model_type \"%s\"%s, expected qwen2 or mistral without one", m->model_type, m->sliding_window ? " with a sliding window" : "");
     j->as_llama = true;
     j->fitted.head_dim_explicit = true;
     return m->q_bias && !m->o_bias ? add_zero_biases(j, e) : FQ_OK;
+}
+
+static bool same_naming(const fqi_naming *a, const fqi_naming *b)
+{
+    return strcmp(a->wrapper, b->wrapper) == 0 && strcmp(a->body_prefix, b->body_prefix) == 0 && strcmp(a->head_prefix, b->head_prefix) == 0;
+}
+
+static fq_status check_change(const pad_job *j, fq_err *e)
+{
+    if (!fit_is_identity(&j->ckpt->info.model, &j->fit) || j->as_llama || !same_naming(&j->ckpt->naming, &j->to)) return FQ_OK;
+    return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "nothing-to-pad", "found lengths and names that fit as they are, expected something to change");
+}
+
+/* Names under a prefix of the user's choice must lead back to it, or nobody, unpad included, could read the result. */
+static fq_status check_names(const pad_job *j, fq_err *e)
+{
+    if (same_naming(&j->ckpt->naming, &j->to)) return FQ_OK;
+    const fqi_family *f = j->as_llama ? fqi_family_find("llama") : j->ckpt->config.family;
+    const char **name = fqi_calloc(j->plan.n_tensor + 1, sizeof *name);
+    if (!name) return fqi_fail_nomem(e, "tensor table");
+    for (size_t i = 0; i < j->plan.n_tensor; i++) name[i] = j->plan.tensor[i].name;
+    fqi_naming found;
+    fq_status s = fqi_naming_detect(f, name, j->plan.n_tensor, j->o->source, &found, NULL);
+    free(name);
+    char shown[FQI_NAME_MAX + 1];
+    if (s == FQ_OK && same_naming(&found, &j->to)) return FQ_OK;
+    return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "prefix", "found \"%s\", expected one that readers of %s know, such as \"%s\"", fqi_escape(shown, j->o->prefix), f->name, f->body_prefix[0]);
+}
+
+/* The first engine of the request that would compute head_dim from hidden_size instead of reading it; NULL if none would. */
+static fq_status misreading_engine(const pad_job *j, const fq_engine_info **out, fq_err *e)
+{
+    static const char *const bf16[] = { "bf16" };
+    fq_plan_request r = { .tp = (const int[]){ 1 }, .n_tp = 1, .engine = j->o->engine, .n_engine = j->o->n_engine, .format = bf16, .n_format = 1 };
+    fq_plan *p = NULL;
+    *out = NULL;
+    FQI_TRY(fq_plan_create(&j->fitted, &r, &p, e));
+    for (size_t i = 0; i < fq_plan_n_entry(p) && !*out; i++) {
+        const fq_plan_entry *x = fq_plan_get_entry(p, i);
+        for (size_t k = 0; k < x->n_violation; k++)
+            if (strcmp(x->violation[k].rule, "head-dim-ignored") == 0) *out = x->engine;
+    }
+    fq_plan_free(p);
+    return FQ_OK;
+}
+
+/* Padded heads need an engine that honours head_dim. Planned for engines that do not, the result would load and compute nonsense:
+ * refused. With lengths that were asked for, the engine is not known: said. */
+static fq_status check_head_dim(const pad_job *j, fq_err *e)
+{
+    const fq_engine_info *engine;
+    char line[256];
+    if (j->as_llama || j->fitted.num_attention_heads == j->ckpt->info.model.num_attention_heads) return FQ_OK;
+    FQI_TRY(misreading_engine(j, &engine, e));
+    if (!engine) return FQ_OK;
+    if (j->o->n_tp > 0)
+        return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "head-dim-ignored", "found %s among the engines, which ignores head_dim for %s, expected --as llama (the same function in the form it honours) or other engines", engine->id, j->fitted.family);
+    snprintf(line, sizeof line, "%s ignores head_dim for %s and would misread these heads; --as llama writes the same function in the form it honours", engine->id, j->fitted.family);
+    say(j->run, FQ_LOG_WARN, line);
+    return FQ_OK;
 }
 
 /* ---- doing it ---- */
@@ -194,6 +242,8 @@ static fq_status prepare(pad_job *j, fq_err *e)
     FQI_TRY(choose_fit(j, e));
     FQI_TRY(choose_naming(j, e));
     FQI_TRY(choose_architecture(j, e));
+    FQI_TRY(check_change(j, e));
+    FQI_TRY(check_head_dim(j, e));
     FQI_TRY(fqi_maps_create(&j->ckpt->info.model, &j->fit, &j->layout, &j->maps, e));
     fqi_outplan_request r = {
         .ckpt = j->ckpt, .maps = &j->maps, .from = &j->ckpt->naming, .to = &j->to,
@@ -201,6 +251,7 @@ static fq_status prepare(pad_job *j, fq_err *e)
         .shard_bytes = fqi_shard_bytes(j->o->shard_bytes),
     };
     FQI_TRY(fqi_outplan_create(&r, &j->plan, e));
+    FQI_TRY(check_names(j, e));
     return fqi_fit_config(&j->ckpt->config, j->o->source, &j->fitted, j->as_llama, &j->config, &j->n_config, e);
 }
 
@@ -211,7 +262,7 @@ static fq_status print_provenance(void *user, const fqi_hash128 *source_hash, ch
     if (!t) return fqi_fail_nomem(e, "fitq.json");
     size_t n_tensor = 0;
     for (size_t i = 0; i < j->plan.n_tensor; i++)
-        if (j->plan.tensor[i].src) t[n_tensor++] = (fqi_prov_tensor){ .name = j->plan.tensor[i].name, .source_hash = source_hash[i], .source_shard = j->plan.tensor[i].src->shard };
+        if (j->plan.tensor[i].src) t[n_tensor++] = (fqi_prov_tensor){ .name = j->plan.tensor[i].name, .source_hash = source_hash[i], .source_shard = j->plan.tensor[i].src->shard, .dtype = (fq_dtype)j->plan.tensor[i].dtype };
     fqi_prov_write w = {
         .layout = layout_name[j->layout.kind], .group_size = j->layout.group, .model = &j->ckpt->info.model, .fit = &j->fit,
         .maps = &j->maps, .from = &j->ckpt->naming, .to = &j->to, .added = (const char *const *)j->zeros, .n_added = j->n_zeros,

@@ -76,7 +76,7 @@ static json_t *print_tensors(const fqi_prov_write *w)
         char hex[33];
         snprintf(hex, sizeof hex, "%016llx%016llx", (unsigned long long)w->tensor[i].source_hash.hi,
                  (unsigned long long)w->tensor[i].source_hash.lo);
-        json_t *one = json_pack("[s, i]", hex, (int)w->tensor[i].source_shard);
+        json_t *one = json_pack("[s, i, s]", hex, (int)w->tensor[i].source_shard, fq_dtype_name(w->tensor[i].dtype));
         if (!one || json_object_set_new(o, w->tensor[i].name, one) != 0) { json_decref(o); return NULL; }
     }
     return o;
@@ -120,11 +120,29 @@ static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
            put(o, "tensors", print_tensors(w));
 }
 
+/* The checksum is over the values, not the white space, so that a reformatted file is still the record. */
+static fq_status checksum(const json_t *o, char hex[17], fq_err *e)
+{
+    fqi_str text = { 0 };
+    fq_status s = fqi_json_print(o, JSON_COMPACT, &text, e);
+    if (s == FQ_OK) snprintf(hex, 17, "%016llx", (unsigned long long)XXH3_64bits(text.s, text.len));
+    fqi_str_free(&text);
+    return s;
+}
+
+static fq_status seal(json_t *o, fq_err *e)
+{
+    char hex[17];
+    FQI_TRY(checksum(o, hex, e));
+    return put(o, "record_xxh3", json_string(hex)) ? FQ_OK : fqi_fail_nomem(e, "fitq.json");
+}
+
 fq_status fqi_prov_print(const fqi_prov_write *w, char **out, size_t *n, fq_err *e)
 {
     json_t *o = json_object();
     fqi_str text = { 0 };
-    fq_status s = o && fill(o, w, e) ? fqi_json_print(o, JSON_INDENT(1), &text, e) : fqi_fail_nomem(e, "fitq.json");
+    fq_status s = o && fill(o, w, e) ? seal(o, e) : fqi_fail_nomem(e, "fitq.json");
+    if (s == FQ_OK) s = fqi_json_print(o, JSON_INDENT(1), &text, e);
     json_decref(o);
     if (s != FQ_OK) { fqi_str_free(&text); return s; }
     *out = text.s;
@@ -215,6 +233,16 @@ static fq_status read_added(const json_t *a, const char *file, fqi_prov *p, fq_e
     return FQ_OK;
 }
 
+static bool read_dtype(const char *name, fq_dtype *out)
+{
+    for (int d = 0; d < FQ_N_DTYPE; d++) {
+        if (!name || strcmp(fq_dtype_name((fq_dtype)d), name) != 0) continue;
+        *out = (fq_dtype)d;
+        return true;
+    }
+    return false;
+}
+
 static fq_status read_shards(const json_t *a, const char *file, fqi_prov *p, fq_err *e)
 {
     if (!json_is_array(a)) return bad(e, file, "no list of source shards");
@@ -243,6 +271,7 @@ static fq_status read_tensors(json_t *o, const char *file, fqi_prov *p, fq_err *
         if (!hex || !read_hex(hex, 32, &t->source_hash.hi, &t->source_hash.lo)) return bad(e, file, "a tensor hash that is not 32 hex digits");
         if (shard < 0 || (size_t)shard >= p->n_source_shard) return bad(e, file, "a tensor in a shard that is not listed");
         t->source_shard = (uint32_t)shard;
+        if (!read_dtype(json_string_value(json_array_get(value, 2)), &t->dtype)) return bad(e, file, "a tensor without a dtype");
         if (!(t->name = keep(p, name))) return fqi_fail_nomem(e, "fitq.json");
         p->n_tensor++;
     }
@@ -268,8 +297,21 @@ static fq_status read_text(const json_t *o, const char *file, fqi_prov *p, fq_er
     return p->config_source ? FQ_OK : fqi_fail_nomem(e, "fitq.json");
 }
 
+/* A letter changed in config_source would otherwise become the restored config.json. */
+static fq_status check_seal(json_t *o, const char *file, fq_err *e)
+{
+    char want[17], found[17] = "";
+    const char *stored = json_string_value(json_object_get(o, "record_xxh3"));
+    if (!stored) return bad(e, file, "no record_xxh3");
+    snprintf(found, sizeof found, "%.16s", stored);
+    json_object_del(o, "record_xxh3");
+    FQI_TRY(checksum(o, want, e));
+    return strcmp(found, want) == 0 ? FQ_OK : bad(e, file, "values that do not match record_xxh3");
+}
+
 static fq_status read_all(json_t *o, const char *file, fqi_prov *p, fq_err *e)
 {
+    FQI_TRY(check_seal(o, file, e));
     const char *operation = json_string_value(json_object_get(o, "operation"));
     if (json_integer_value(json_object_get(o, "schema")) != PROV_SCHEMA) return bad(e, file, "another schema");
     if (!operation || strcmp(operation, "pad") != 0) return bad(e, file, "an operation other than pad");
@@ -333,6 +375,17 @@ static const char *after(const char *name, const char *prefix)
     return strncmp(name, prefix, n) == 0 ? name + n : NULL;
 }
 
+/* Where a vision tower hangs, by the prefix of the text tower beside it: transformers renamed both together (4.52). */
+static const struct { const char *body, *vision; } tower[] = { { "model.", "visual." }, { "model.language_model.", "model.visual." } };
+#define N_TOWER (sizeof tower / sizeof tower[0])
+
+static const char *vision_of(const fqi_naming *n)
+{
+    for (size_t i = 0; i < N_TOWER; i++)
+        if (strcmp(tower[i].body, n->body_prefix) == 0) return tower[i].vision;
+    return NULL;
+}
+
 bool fqi_rename(const fqi_naming *from, const fqi_naming *to, const fqi_bound *b, const char *name, char *out, size_t n_out)
 {
     const char *rest = after(name, from->wrapper);
@@ -343,7 +396,9 @@ bool fqi_rename(const fqi_naming *from, const fqi_naming *to, const fqi_bound *b
         if (r) { rest = r; prefix = to->head_prefix; }
     } else {
         const char *r = after(rest, from->body_prefix);
+        const char *vision = vision_of(from), *vision_to = vision_of(to);
         if (r && (b->row || strncmp(r, "layers.", 7) == 0)) { rest = r; prefix = to->body_prefix; }
+        else if (vision && vision_to && after(rest, vision)) { rest = after(rest, vision); prefix = vision_to; }
     }
     int n = snprintf(out, n_out, "%s%s%s", to->wrapper, prefix, rest);
     return n >= 0 && (size_t)n < n_out;

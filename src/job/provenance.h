@@ -7,7 +7,8 @@
  *       "added": [ "model.layers.0.self_attn.o_proj.bias" ],
  *       "source_shards": [ { "name": ..., "bytes": ..., "header_xxh3": ... } ],
  *       "config_source": "...the text of config.json as it was...", "config_xxh3": "of config.json as written",
- *       "tensors": { "name as written": [ "XXH3-128 of the source tensor's bytes", index in source_shards ] } }
+ *       "tensors": { "name as written": [ "XXH3-128 of the source tensor's bytes", index in source_shards, "BF16" ] },
+ *       "record_xxh3": "of all of the above" }
  *
  * Engines ignore the file. Reading it checks everything that is used. */
 #ifndef FITQ_JOB_PROVENANCE_H
@@ -21,7 +22,7 @@
 
 typedef struct fqi_hash128 { uint64_t hi, lo; } fqi_hash128;
 
-typedef struct fqi_prov_tensor { const char *name; fqi_hash128 source_hash; uint32_t source_shard; } fqi_prov_tensor;
+typedef struct fqi_prov_tensor { const char *name; fqi_hash128 source_hash; uint32_t source_shard; fq_dtype dtype; } fqi_prov_tensor;
 
 typedef struct fqi_prov {
     char layout[16], family[32];

@@ -14,6 +14,9 @@
 #define N_SLOT 6
 #define DEFAULT_MEMORY ((uint64_t)128 << 20)
 #define MAX_WORKER 8
+#define WRITER_BYTES ((uint64_t)2 * FQI_WRITE_BLOCK) /* one filling, one on its way to the disk */
+#define TABLE_BYTES ((uint64_t)256 << 10)   /* pieces that a chunk of a column map needs */
+#define PROGRAM_BYTES ((uint64_t)4 << 20)   /* code, libraries, stacks */
 /* Work that a power cut may cost. An fsync after direct writes is cheap, so the figure only has to be small beside a model. */
 #define RECORD_BYTES ((uint64_t)512 << 20)
 
@@ -45,17 +48,26 @@ static size_t chunk_of(const fq_run *run)
 {
     uint64_t memory = run->memory_bytes != 0 ? run->memory_bytes : DEFAULT_MEMORY;
     size_t chunk = MAX_CHUNK;
-    while (chunk >= MIN_CHUNK && fqi_slot_memory(chunk) * (N_SLOT + 1) + FQI_WRITE_BLOCK > memory) chunk /= 2;
+    while (chunk >= MIN_CHUNK && fqi_slot_memory(chunk) * (N_SLOT + 1) + WRITER_BYTES > memory) chunk /= 2;
     return chunk;
 }
 
-fq_status fqi_stream_memory(const fq_run *run, uint64_t *bytes, fq_err *e)
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+fq_status fqi_stream_memory(const fq_run *run, const fqi_outplan *plan, uint64_t *bytes, fq_err *e)
 {
     size_t chunk = chunk_of(run);
-    uint64_t least = fqi_slot_memory(MIN_CHUNK) * (N_SLOT + 1) + FQI_WRITE_BLOCK;
+    uint64_t enough = fqi_slot_memory(MIN_CHUNK) * (N_SLOT + 1) + WRITER_BYTES;
     if (chunk < MIN_CHUNK)
-        return fqi_fail(e, FQ_E_USAGE, NULL, "memory-budget", "found %llu bytes, expected at least %llu", (unsigned long long)run->memory_bytes, (unsigned long long)least);
-    *bytes = fqi_slot_memory(chunk) * (N_SLOT + 1) + FQI_WRITE_BLOCK;
+        return fqi_fail(e, FQ_E_USAGE, NULL, "memory-budget", "found %llu bytes, expected at least %llu", (unsigned long long)run->memory_bytes, (unsigned long long)enough);
+    uint64_t in = 0, out = 0, pieces = 0;
+    for (size_t i = 0; i < plan->n_tensor; i++) {
+        const fqi_out_tensor *t = &plan->tensor[i];
+        if (t->src && t->src->bytes > in) in = t->src->bytes;
+        if (t->changed && t->bytes_pad > out) out = t->bytes_pad;
+        pieces = t->changed ? TABLE_BYTES : pieces;
+    }
+    *bytes = N_SLOT * (least(in, chunk) + least(out, chunk) + pieces) + least(plan->bytes_pad, WRITER_BYTES) + PROGRAM_BYTES;
     return FQ_OK;
 }
 
@@ -143,6 +155,7 @@ static fq_status finish_hashes(stream *st, size_t k, fq_err *e)
     const fqi_out_tensor *t = &st->r->plan->tensor[k];
     st->r->out_hash[k] = digest(st->out);
     if (!t->src) { st->r->source_hash[k] = (fqi_hash128){ 0, 0 }; return FQ_OK; }
+    if (!t->changed) { st->r->source_hash[k] = st->r->out_hash[k]; return FQ_OK; }   /* the same bytes */
     if (st->source_in_order && st->source_pos == t->src->bytes) {
         st->r->source_hash[k] = digest(st->source);
         return FQ_OK;
@@ -247,7 +260,7 @@ static fq_status consume(void *user, void *slot_, fq_err *e)
     const fq_run *run = st->r->run;
     if (st->tensor != k) FQI_TRY(begin_tensor(st, k, e));
     if (run->cancelled && run->cancelled(run->user)) return save_and_stop(st, e);
-    if (t->src) hash_source(st, slot, t->src);
+    if (t->src && t->changed) hash_source(st, slot, t->src);
     XXH3_128bits_update(st->out, slot->data, slot->bytes);
     FQI_TRY(fqi_writer_put(&st->w, slot->data, slot->bytes, e));
     st->done_bytes += slot->bytes;

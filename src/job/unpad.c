@@ -72,7 +72,11 @@ static fq_status check_complete(const unpad_job *j, fq_err *e)
 {
     for (size_t i = 0; i < j->prov.n_tensor; i++) {
         char shown[FQI_NAME_MAX + 1];
-        if (fqi_ckpt_find(j->ckpt, j->prov.tensor[i].name) == SIZE_MAX)
+        const fqi_prov_tensor *p = &j->prov.tensor[i];
+        size_t at = fqi_ckpt_find(j->ckpt, p->name);
+        if (at != SIZE_MAX && j->ckpt->tensor[at].dtype != p->dtype)
+            return fqi_fail(e, FQ_E_DIFFERS, FQI_TENSOR(j->o->source, fqi_escape(shown, p->name)), "dtype", "found %s, expected %s as in the original", fq_dtype_name((fq_dtype)j->ckpt->tensor[at].dtype), fq_dtype_name(p->dtype));
+        if (at == SIZE_MAX)
             return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(j->o->source, fqi_escape(shown, j->prov.tensor[i].name)), "tensor-missing", "found no such tensor, expected every tensor that fitq wrote");
     }
     return FQ_OK;

@@ -54,7 +54,7 @@ static void make_keys(const fqi_write_request *r, keys *k)
 
 fq_status fqi_write_estimate(const fqi_write_request *r, fqi_write_result *out, fq_err *e)
 {
-    FQI_TRY(fqi_stream_memory(r->run, &out->peak_memory_bytes, e));
+    FQI_TRY(fqi_stream_memory(r->run, r->plan, &out->peak_memory_bytes, e));
     out->peak_memory_bytes += r->plan->n_tensor * (sizeof(fqi_out_tensor) + sizeof(fqi_tensor) + sizeof(fqi_bound) + 2 * sizeof(fqi_hash128) + 128);
     out->file_bytes = 0;
     for (size_t i = 0; i < r->plan->n_shard; i++) {

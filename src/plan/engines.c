@@ -20,20 +20,26 @@
 #define L_BUT_EXPERT_DOWN (FQI_L_ALL & ~FQI_L_EXPERT_DOWN) /* those have a rule of their own */
 #define NOT_GGUF (FQI_F_ALL & ~FQI_F_GGUF_K)
 
+/* docs.vllm.ai engine_args. Other engines take shares of what is free after loading, which is no share of the whole. */
+#define VLLM_MEMORY .memory_share = 0.9, .memory_setting = "gpu_memory_utilization"
+/* huggingface/text-generation-inference@db931fcf has no word of FP4; InternLM/lmdeploy@1263d5c turbomind/converter.py lists its own. */
+#define TGI_LOADS (FQI_F_ALL & ~(FQI_F_GGUF_K | FP4))
+#define LMDEPLOY_LOADS (FQI_F_BF16 | FQI_F_FP16 | GPTQ_ANY | AWQ_ANY | FQI_F_CT_INT4 | FQI_F_FP8_BLOCK | FQI_F_MXFP4)
+
 static const fqi_engine engines[] = {
     { .info = { "vllm", "vLLM", "since June 2026 (Marlin tiles padded at load)",
                 "vllm-project/vllm#45295, #45703", true },
-      .judged = NOT_GGUF, .loads = FQI_F_ALL, .splits = true, .expert_parallel = true },
+      .judged = NOT_GGUF, .loads = FQI_F_ALL, .splits = true, .expert_parallel = true, VLLM_MEMORY },
     { .info = { "vllm-2025", "vLLM", "before June 2026", "vllm-project/vllm@007d5005", false },
-      .judged = NOT_GGUF, .loads = FQI_F_ALL, .splits = true, .expert_parallel = true },
+      .judged = NOT_GGUF, .loads = FQI_F_ALL, .splits = true, .expert_parallel = true, VLLM_MEMORY },
     { .info = { "sglang", "SGLang (GPU)", "2026", "sgl-project/sglang@006d0961", true },
       .judged = NOT_GGUF, .loads = FQI_F_ALL, .splits = true, .expert_parallel = true },
     { .info = { "transformers", "transformers, tp_plan=auto", "4.50 to 5", "huggingface/transformers#48307", false },
       .judged = FQI_F_BF16 | FQI_F_FP16, .loads = FQI_F_ALL, .splits = true },
     { .info = { "tgi", "text-generation-inference", "3", "huggingface/text-generation-inference#3005", false },
-      .judged = FQI_F_BF16 | FQI_F_FP16 | GPTQ_ANY | AWQ_ANY, .loads = NOT_GGUF, .splits = true },
+      .judged = FQI_F_BF16 | FQI_F_FP16 | GPTQ_ANY | AWQ_ANY, .loads = TGI_LOADS, .splits = true },
     { .info = { "lmdeploy", "LMDeploy TurboMind", "2026", "InternLM/lmdeploy turbomind/builders/ffn.py", false },
-      .judged = FQI_F_BF16 | FQI_F_FP16 | GPTQ_ANY | AWQ_ANY, .loads = NOT_GGUF, .splits = true },
+      .judged = FQI_F_BF16 | FQI_F_FP16 | GPTQ_ANY | AWQ_ANY, .loads = LMDEPLOY_LOADS, .splits = true },
     { .info = { "tensorrt-llm", "TensorRT-LLM", "since September 2026 (FP4 groups)", "NVIDIA/TensorRT-LLM#18870", false },
       .judged = FQI_F_BF16 | FQI_F_FP16 | FQI_F_CT_INT8 | FQI_F_FP8 | FP4, .loads = NOT_GGUF, .splits = true, .expert_parallel = true },
     { .info = { "llama.cpp", "llama.cpp", "2026", "ggml-org/llama.cpp src/llama-quant.cpp", false },
@@ -87,6 +93,9 @@ static const fqi_rule rules[] = {
       .source = "huggingface/text-generation-inference#3005" },
     { .name = "head-dim", .engines = FQI_E_TENSORRT_LLM, .formats = FQI_F_ALL, .linears = FQI_L_Q, .check = FQI_CK_HEAD_DIM,
       .divisor = 8, .engine_text = "Size per head is not a multiple of X", .source = "NVIDIA/TensorRT-LLM#855" },
+    /* Whether it applies, whether it is silent, and the source stand in the table of families below. */
+    { .name = "head-dim-ignored", .engines = VLLM_LIKE | FQI_E_TGI, .formats = FQI_F_ALL, .linears = FQI_L_Q, .check = FQI_CK_HEAD_DIM_READ,
+      .source = "the engine's model of the family" },
 
     /* -- channels and vocabulary -- */
     { .name = "mlp-split", .engines = VLLM_ANY, .formats = FQI_F_ALL, .linears = FQI_L_ALL_DOWN, .check = FQI_CK_SPLIT,
@@ -158,6 +167,8 @@ static const fqi_rule rules[] = {
       .divisor = 64, .only_desc_act = true, .source = SRC_TILE_PAD " (activation order is not padded)" },
     { .name = "moe-group", .engines = VLLM_LIKE, .formats = INT_ANY, .linears = FQI_L_EXPERT_DOWN, .check = FQI_CK_K_RANK,
       .divisor = FQI_DIV_GROUP_64, .engine_text = TXT_MOE_K, .source = SRC_MARLIN "; vllm-project/vllm#17604, #57792" },
+    { .name = "moe-hidden", .engines = VLLM_LIKE, .formats = MARLIN, .linears = FQI_L_EXPERT_GATE_UP, .check = FQI_CK_K_WHOLE,
+      .divisor = 128, .source = SRC_MARLIN " (experts)" },
     { .name = "moe-refused", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ, .check = FQI_CK_NO_MOE, .source = SRC_SG_GPTQ },
 
     /* -- what a GPTQ checkpoint is -- */
@@ -202,23 +213,49 @@ enum { N_RULE = sizeof rules / sizeof *rules };
 
 /* ---- head_dim --------------------------------------------------------------------------------------------------- */
 
-static const struct { unsigned engines; const char *family, *source; } head_dim_ignored[] = {
-    { VLLM_ANY, "qwen2", "vllm-project/vllm@013a279 models/qwen2.py" },
-    { VLLM_ANY, "qwen2_vl", "vllm-project/vllm@013a279 models/qwen2.py" },
-    { VLLM_ANY, "qwen2_5_vl", "vllm-project/vllm@013a279 models/qwen2.py" },
-    { VLLM_ANY, "qwen2_moe", "vllm-project/vllm@002fb90 models/qwen2_moe.py" },
-    { FQI_E_SGLANG, "qwen2", "sgl-project/sglang@0005b7e srt/models/qwen2.py" },
-    { FQI_E_SGLANG, "qwen2_vl", "sgl-project/sglang@0005b7e srt/models/qwen2.py" },
-    { FQI_E_SGLANG, "qwen2_5_vl", "sgl-project/sglang@0005b7e srt/models/qwen2.py" },
-    { FQI_E_SGLANG, "qwen2_moe", "sgl-project/sglang srt/models/qwen2_moe.py (inferred)" },
+#define ALL_ENGINES (VLLM_LIKE | FQI_E_TRANSFORMERS | FQI_E_TGI | FQI_E_LMDEPLOY | FQI_E_TENSORRT_LLM | FQI_E_LLAMA_CPP)
+#define SRC_TGI "huggingface/text-generation-inference@db931fcf models/custom_modeling/"
+#define SRC_LMDEPLOY "InternLM/lmdeploy@1263d5c turbomind/models/utils.py make_attention_config"
+#define SRC_TRTLLM "NVIDIA/TensorRT-LLM@047098b _torch/attention/attention.py"
+#define TXT_ASSERT "assert config.hidden_size % config.num_attention_heads == 0"
+#define TXT_SUM "split_with_sizes expects split_sizes to sum exactly to N"
+#define NEEDED "published checkpoints of the family have heads x head_dim other than hidden_size"
+
+static const fqi_head_dim head_dims[] = {
+    { VLLM_ANY, "qwen2", true, NULL, "vllm-project/vllm@013a279 models/qwen2.py" },
+    { VLLM_ANY, "qwen2_vl", true, NULL, "vllm-project/vllm@013a279 models/qwen2.py" },
+    { VLLM_ANY, "qwen2_5_vl", true, NULL, "vllm-project/vllm@013a279 models/qwen2.py" },
+    { VLLM_ANY, "qwen2_moe", true, NULL, "vllm-project/vllm@002fb90 models/qwen2_moe.py" },
+    { FQI_E_SGLANG, "qwen2", true, NULL, "sgl-project/sglang@0005b7e srt/models/qwen2.py" },
+    { FQI_E_SGLANG, "qwen2_vl", true, NULL, "sgl-project/sglang@0005b7e srt/models/qwen2.py" },
+    { FQI_E_SGLANG, "qwen2_5_vl", true, NULL, "sgl-project/sglang@0005b7e srt/models/qwen2.py" },
+    { FQI_E_SGLANG, "qwen2_moe", true, NULL, "sgl-project/sglang@0115497 srt/models/qwen2_moe.py" },
+    { FQI_E_SGLANG, "mixtral", true, NULL, "sgl-project/sglang@7f1f5bc srt/models/mixtral.py" },
+    { FQI_E_TGI, "llama", true, TXT_SUM, SRC_TGI "flash_llama_modeling.py" },
+    { FQI_E_TGI, "qwen2", true, TXT_ASSERT, SRC_TGI "flash_qwen2_modeling.py" },
+    { FQI_E_TGI, "qwen2_vl", true, TXT_ASSERT, SRC_TGI "qwen2_vl.py, flash_qwen2_modeling.py" },
+    { FQI_E_TGI, "qwen2_5_vl", true, TXT_ASSERT, SRC_TGI "qwen2_5_vl.py, flash_qwen2_modeling.py" },
+    { FQI_E_TGI, "mixtral", true, TXT_ASSERT, SRC_TGI "flash_mixtral_modeling.py" },
+
+    { ALL_ENGINES, "qwen3", false, NULL, NEEDED },
+    { ALL_ENGINES, "qwen3_moe", false, NULL, NEEDED },
+    { ALL_ENGINES, "qwen3_vl", false, NULL, NEEDED },
+    { ALL_ENGINES, "mistral", false, NULL, NEEDED },
+    { VLLM_LIKE, "llama", false, NULL, "models/llama.py, which mistral with its own head_dim runs through" },
+    { FQI_E_TRANSFORMERS, "llama", false, NULL, "huggingface/transformers@00d4b3d modeling_llama.py" },
+    { FQI_E_TRANSFORMERS, "qwen2", false, NULL, "huggingface/transformers@00d4b3d modeling_qwen2.py" },
+    { FQI_E_LMDEPLOY, "llama", false, NULL, SRC_LMDEPLOY },
+    { FQI_E_LMDEPLOY, "qwen2", false, NULL, SRC_LMDEPLOY },
+    { FQI_E_LMDEPLOY, "qwen2_moe", false, NULL, SRC_LMDEPLOY },
+    { FQI_E_LMDEPLOY, "mixtral", false, NULL, SRC_LMDEPLOY },
+    { FQI_E_TENSORRT_LLM, "llama", false, NULL, SRC_TRTLLM " (inferred for the family)" },
+    { FQI_E_TENSORRT_LLM, "qwen2", false, NULL, SRC_TRTLLM "; models/modeling_qwen.py" },
 };
 
-const char *fqi_head_dim_ignored(unsigned engine_bit, const char *family)
+const fqi_head_dim *fqi_head_dim_of(unsigned engine_bit, const char *family)
 {
-    for (size_t i = 0; i < sizeof head_dim_ignored / sizeof *head_dim_ignored; i++) {
-        if ((head_dim_ignored[i].engines & engine_bit) && strcmp(head_dim_ignored[i].family, family) == 0)
-            return head_dim_ignored[i].source;
-    }
+    for (size_t i = 0; i < sizeof head_dims / sizeof *head_dims; i++)
+        if ((head_dims[i].engines & engine_bit) && strcmp(head_dims[i].family, family) == 0) return &head_dims[i];
     return NULL;
 }
 

@@ -39,6 +39,7 @@ typedef enum fqi_check {
     FQI_CK_N_PART,      /* N of every part of a split or merged output % divisor (parts that differ in length: the first) */
     FQI_CK_K_WHOLE,     /* K % divisor, GPUs or not */
     FQI_CK_HEAD_DIM,    /* head_dim % divisor */
+    FQI_CK_HEAD_DIM_READ, /* head_dim is read from config.json, or is what the engine computes instead */
     FQI_CK_GROUP_LIST,  /* group_size is one that the kernel has */
     FQI_CK_NO_MOE,      /* the engine has no such kernel for experts */
     FQI_CK_GPTQ_TYPE,   /* symmetric 4 or 8 bits */
@@ -73,6 +74,8 @@ typedef struct fqi_engine {
     unsigned loads;          /* formats that it can load at all */
     bool splits;             /* tensor parallel: axes are cut into equal parts */
     bool expert_parallel;    /* can give every GPU whole experts */
+    double memory_share;     /* of a GPU's memory that it takes unless told otherwise; 0 = all, or not a plain share */
+    const char *memory_setting;
 } fqi_engine;
 
 typedef struct fqi_format {
@@ -89,7 +92,16 @@ const fqi_rule *fqi_rule_at(size_t i);
 bool fqi_engine_find(const char *id, size_t *i);
 bool fqi_format_find(const char *id, size_t *i);
 
-/* Where an engine computes hidden_size / heads although config.json has head_dim: the source, or NULL if it honours the key. */
-const char *fqi_head_dim_ignored(unsigned engine_bit, const char *family);
+/* What an engine does with head_dim in config.json for a family. */
+typedef struct fqi_head_dim {
+    unsigned engines;
+    const char *family;
+    bool ignored;            /* it computes hidden_size / heads instead */
+    const char *refusal;     /* what it prints when heads do not divide hidden_size; NULL: nothing, it computes nonsense */
+    const char *source;
+} fqi_head_dim;
+
+/* NULL: not known. */
+const fqi_head_dim *fqi_head_dim_of(unsigned engine_bit, const char *family);
 
 #endif

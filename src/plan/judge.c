@@ -178,6 +178,32 @@ static bool judge_vocab(const fqi_case *c, const fqi_dims *d, const fqi_rule *r,
     return false;
 }
 
+/* The engine computes hidden_size / heads, rounded down. One that asserts wants it to divide as well. */
+bool fqi_misreads(const fqi_case *c, const fqi_dims *d)
+{
+    const fqi_shape *s = c->shape;
+    if (c->as_llama || s->attention != FQI_ATT_PLAIN) return false;
+    const fqi_head_dim *h = fqi_head_dim_of(1u << c->engine, s->m->family);
+    if (!h || !h->ignored) return false;
+    return s->hidden / d->heads != s->head_dim || (h->refusal && s->hidden % d->heads != 0);
+}
+
+static bool judge_head_dim(const fqi_case *c, const fqi_dims *d, const fqi_rule *r, fqi_broken_list *out)
+{
+    if (!fqi_misreads(c, d)) return true;
+    const fqi_shape *s = c->shape;
+    const fqi_head_dim *h = fqi_head_dim_of(1u << c->engine, s->m->family);
+    fqi_broken *b = broken_add(out, r, FQI_AX_FIXED, "self_attn.q_proj");
+    if (!b) return false;
+    b->v.source = h->source;
+    b->v.silent = h->refusal == NULL;
+    b->v.engine_text = h->refusal;
+    snprintf(b->v.text, sizeof b->v.text, "head_dim %lld is ignored: the engine computes hidden_size %lld / %lld heads = %lld%s",
+             (long long)s->head_dim, (long long)s->hidden, (long long)d->heads, (long long)(s->hidden / d->heads),
+             s->hidden % d->heads ? ", rounded down" : "");
+    return false;
+}
+
 /* Rows about the model or the checkpoint, which no length changes. */
 static bool judge_whole(const fqi_case *c, const fqi_rule *r, fqi_broken_list *out)
 {
@@ -222,6 +248,7 @@ static bool judge_rule(const fqi_case *c, const fqi_dims *d, const fqi_rule *r, 
     case FQI_CK_HEADS: return judge_heads(c, d, r, out);
     case FQI_CK_KV_COPY: case FQI_CK_KV_WHOLE: return judge_kv(c, d, r, out);
     case FQI_CK_VOCAB: return judge_vocab(c, d, r, out);
+    case FQI_CK_HEAD_DIM_READ: return judge_head_dim(c, d, r, out);
     case FQI_CK_HEAD_DIM: case FQI_CK_GROUP_LIST: case FQI_CK_NO_MOE: case FQI_CK_GPTQ_TYPE: case FQI_CK_ACT_ORDER:
         return judge_whole(c, r, out);
     default: break;

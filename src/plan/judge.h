@@ -23,6 +23,9 @@ void fqi_broken_free(fqi_broken_list *l);
  * engine would run it (nothing broken but soft rules). */
 bool fqi_judge(const fqi_case *c, const fqi_dims *d, fqi_broken_list *out);
 
+/* Does the engine take another head_dim than the model's, because it ignores the key? */
+bool fqi_misreads(const fqi_case *c, const fqi_dims *d);
+
 typedef struct fqi_units {
     int64_t ff, moe_ff, shared_ff, vocab;   /* the length is a multiple of this; 1 = any */
     bool vocab_legal;                       /* the real vocabulary needs nothing (engines round it up themselves) */

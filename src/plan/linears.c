@@ -31,9 +31,11 @@ static bool starts_with(const char *s, const char *with) { return strncmp(s, wit
 
 static fqi_attention attention_of(const char *model_type)
 {
-    static const char *const latent[] = { "deepseek_v2", "deepseek_v3", "deepseek_v4", "kimi_k2", "glm_moe_dsa", "longcat", "minicpm3" };
+    static const char *const latent[] = { "deepseek_v2", "deepseek_v3", "deepseek_v4", "kimi_k2", "glm_moe_dsa", "glm4_moe_lite", "longcat",
+        "minicpm3", "kimi_vl", "deepseek_vl_v2" };
     static const char *const hybrid[] = { "qwen3_next", "qwen3_5", "qwen3_6", "qwen3_8", "nemotron_h", "jamba", "bamba", "falcon_h1",
-        "minimax_text", "granitemoehybrid", "kimi_linear" };
+        "minimax_text", "granitemoehybrid", "kimi_linear", "bailing_hybrid", "lfm2", "mamba", "falcon_mamba", "zamba", "plamo2", "olmo_hybrid",
+        "rwkv" };
     for (size_t i = 0; i < sizeof latent / sizeof *latent; i++)
         if (starts_with(model_type, latent[i])) return FQI_ATT_LATENT;
     for (size_t i = 0; i < sizeof hybrid / sizeof *hybrid; i++)

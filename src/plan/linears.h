@@ -38,6 +38,7 @@ typedef struct fqi_case {
     int tp, group, bits;        /* group: -1 = one per row, 0 = none */
     bool own;                   /* the checkpoint is already in this format */
     bool expert_parallel;
+    bool as_llama;              /* judged as if the model were written as llama, which reads head_dim */
 } fqi_case;
 
 typedef enum fqi_cut { FQI_CUT_NONE, FQI_CUT_COLUMN, FQI_CUT_ROW } fqi_cut;

@@ -13,10 +13,13 @@
 
 /* ---- lengths ---------------------------------------------------------------------------------------------------- */
 
-static bool can_be_llama(const fq_model *m)
+/* Can the model be written as llama, and does the engine read head_dim there? */
+static bool llama_helps(const fqi_case *c)
 {
+    const fq_model *m = c->shape->m;
     const fqi_family *f = fqi_family_find(m->family);
-    return f && f->can_be_llama && !m->sliding_window; /* Llama has no window */
+    const fqi_head_dim *h = fqi_head_dim_of(1u << c->engine, "llama");
+    return f && f->can_be_llama && !m->sliding_window && !(h && h->ignored); /* Llama has no window */
 }
 
 void fqi_units_priced(const fqi_case *c, const fqi_ask *ask, fqi_units *out)
@@ -27,13 +30,22 @@ void fqi_units_priced(const fqi_case *c, const fqi_ask *ask, fqi_units *out)
     double cache = (double)fqi_kv_head_token_bytes(c->shape, ask->kv_cache_bits) * (double)ask->context;
     out->heads.q_bytes = (double)q;
     out->heads.kv_bytes = (double)kv + cache;
-    const fq_model *m = c->shape->m;
-    out->heads.keep_heads = fqi_head_dim_ignored(1u << c->engine, m->family) && !can_be_llama(m);
+    const fqi_head_dim *h = fqi_head_dim_of(1u << c->engine, c->shape->m->family);
+    out->heads.keep_heads = h && h->ignored && !llama_helps(c);
 }
 
-bool fqi_needs_reexpress(const fqi_case *c, const fq_fit *fit)
+bool fqi_runs_fitted(const fqi_case *c, const fqi_dims *d, bool *as_llama)
 {
-    return fit->num_attention_heads_pad && fqi_head_dim_ignored(1u << c->engine, c->shape->m->family);
+    fqi_case a = *c;
+    a.as_llama = fqi_misreads(c, d) && llama_helps(c);
+    if (as_llama) *as_llama = a.as_llama;
+    return fqi_judge(&a, d, NULL);
+}
+
+bool fqi_fit_changes(const fq_fit *f)
+{
+    static const fq_fit none;
+    return memcmp(f, &none, sizeof none) != 0;
 }
 
 /* One axis: the smallest multiple of all units that holds the real length; 0 when it stays. */
@@ -93,45 +105,38 @@ size_t fqi_fits_of(const fqi_case *c, const fqi_units *u, size_t n_unit, fq_fit 
 
 /* ---- words ------------------------------------------------------------------------------------------------------ */
 
-static void say(char *text, size_t cap, const char *part)
+static void say_pad(fqi_str *text, const char *axis, int64_t real, int64_t pad)
 {
-    size_t n = strlen(text);
-    snprintf(text + n, cap - n, "%s%s", n ? ", " : "", part);
+    if (pad) fqi_str_printf(text, "%spad %s %lld -> %lld", text->len ? ", " : "", axis, (long long)real, (long long)pad);
 }
 
-static void say_pad(char *text, size_t cap, const char *axis, int64_t real, int64_t pad)
+static void say(fqi_str *text, const char *part) { fqi_str_printf(text, "%s%s", text->len ? ", " : "", part); }
+
+static void say_heads(const fqi_shape *s, const fq_fit *f, fqi_str *text)
 {
-    if (!pad) return;
-    char part[96];
-    snprintf(part, sizeof part, "pad %s %lld -> %lld", axis, (long long)real, (long long)pad);
-    say(text, cap, part);
+    if (!f->num_attention_heads_pad && !f->num_key_value_heads_pad) return;
+    if (f->kv_replication > 1) fqi_str_printf(text, "%sstore KV heads %lldx", text->len ? ", " : "", (long long)f->kv_replication);
+    fqi_str_printf(text, "%spad heads %lld/%lld -> %lld/%lld", text->len ? ", " : "", (long long)s->dims.heads, (long long)s->dims.kv,
+                   (long long)(f->num_attention_heads_pad ? f->num_attention_heads_pad : s->dims.heads),
+                   (long long)(f->num_key_value_heads_pad ? f->num_key_value_heads_pad : s->dims.kv));
 }
 
-static void describe(const fqi_shape *s, const fq_option *o, int group, char *text, size_t cap)
+static void describe(const fqi_case *real, const fq_option *o, fqi_str *text)
 {
+    const fqi_shape *s = real->shape;
     const fq_fit *f = &o->fit;
-    text[0] = '\0';
-    say_pad(text, cap, "intermediate_size", s->dims.ff, f->intermediate_size_pad);
-    say_pad(text, cap, "moe_intermediate_size", s->dims.moe_ff, f->moe_intermediate_size_pad);
-    say_pad(text, cap, "shared_expert_intermediate_size", s->dims.shared_ff, f->shared_expert_intermediate_size_pad);
-    char part[96];
-    if (f->num_attention_heads_pad || f->num_key_value_heads_pad) {
-        if (f->kv_replication > 1) {
-            snprintf(part, sizeof part, "store KV heads %lldx", (long long)f->kv_replication);
-            say(text, cap, part);
-        }
-        snprintf(part, sizeof part, "pad heads %lld/%lld -> %lld/%lld", (long long)s->dims.heads, (long long)s->dims.kv,
-                 (long long)(f->num_attention_heads_pad ? f->num_attention_heads_pad : s->dims.heads),
-                 (long long)(f->num_key_value_heads_pad ? f->num_key_value_heads_pad : s->dims.kv));
-        say(text, cap, part);
-    }
-    say_pad(text, cap, "vocab_size", s->dims.vocab, f->vocab_size_pad);
-    if (o->group_size) {
-        snprintf(part, sizeof part, "regroup %d -> %d", group, o->group_size);
-        say(text, cap, part);
-    }
-    if (o->expert_parallel) say(text, cap, "expert parallel");
-    if (!text[0]) snprintf(text, cap, "as it is");
+    say_pad(text, "intermediate_size", s->dims.ff, f->intermediate_size_pad);
+    say_pad(text, "moe_intermediate_size", s->dims.moe_ff, f->moe_intermediate_size_pad);
+    say_pad(text, "shared_expert_intermediate_size", s->dims.shared_ff, f->shared_expert_intermediate_size_pad);
+    say_heads(s, f, text);
+    say_pad(text, "vocab_size", s->dims.vocab, f->vocab_size_pad);
+    if (o->group_size && real->own) /* there are groups already */
+        fqi_str_printf(text, "%sregroup %d -> %d", text->len ? ", " : "", real->group, o->group_size);
+    else if (o->group_size)
+        fqi_str_printf(text, "%squantize in groups of %d", text->len ? ", " : "", o->group_size);
+    if (o->expert_parallel) say(text, "expert parallel");
+    if (o->reexpress_as[0] && !f->num_attention_heads_pad) fqi_str_printf(text, "%swrite as %s", text->len ? ", " : "", o->reexpress_as);
+    if (text->len == 0) say(text, "as it is");
 }
 
 /* ---- prices ------------------------------------------------------------------------------------------------------ */
@@ -160,8 +165,6 @@ static void price(const fqi_case *real, const fqi_case *c, const fqi_ask *ask, c
     o->weight_bytes_per_gpu = after.rank_bytes;
     o->kv_bytes_per_token_per_gpu = after.kv_token_bytes;
     o->cost = (double)after.rank_bytes + (double)after.kv_token_bytes * (double)ask->context;
-    if (fqi_needs_reexpress(c, fit)) snprintf(o->reexpress_as, sizeof o->reexpress_as, "llama");
-    describe(s, o, real->group, o->what, sizeof o->what);
 }
 
 static int by_cost(const void *a, const void *b)
@@ -187,9 +190,11 @@ static uint64_t add_alternative(const fqi_case *real, const fqi_case *c, const f
     for (size_t i = 0; i < n && g->n < FQI_MAX_OPTION; i++) {
         fqi_dims d;
         fqi_dims_apply(&c->shape->dims, &fit[i], &d);
-        if (!fqi_judge(c, &d, NULL)) continue;
+        bool as_llama;
+        if (!fqi_runs_fitted(c, &d, &as_llama)) continue;
         priced *p = &g->at[g->n];
         price(real, c, ask, &fit[i], p);
+        if (as_llama) snprintf(p->o.reexpress_as, sizeof p->o.reexpress_as, "llama");
         if (p->params >= below) continue;
         p->order = g->n++;
         if (p->params < fewest) fewest = p->params;
@@ -224,12 +229,43 @@ static void gather_all(const fqi_case *c, const fqi_ask *ask, const fqi_broken_l
     }
 }
 
-size_t fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fq_option *out, size_t max)
+/* The text of an option, in the arena. */
+static fq_status name_option(const fqi_case *c, fqi_arena *arena, fq_option *o, fq_err *e)
+{
+    fqi_str text = { 0 };
+    describe(c, o, &text);
+    o->what = text.failed ? NULL : fqi_arena_strdup(arena, text.s);
+    fqi_str_free(&text);
+    return o->what ? FQ_OK : fqi_fail_nomem(e, "options");
+}
+
+fq_status fqi_option_as_is(const fqi_case *c, const fqi_ask *ask, fqi_arena *arena, const fq_option **out, fq_err *e)
+{
+    priced p;
+    price(c, c, ask, &(fq_fit){ 0 }, &p);
+    fq_option *o = fqi_arena_alloc(arena, sizeof *o);
+    if (!o) return fqi_fail_nomem(e, "options");
+    *o = p.o;
+    FQI_TRY(name_option(c, arena, o, e));
+    *out = o;
+    return FQ_OK;
+}
+
+fq_status fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fqi_arena *arena, const fq_option **out,
+                         size_t *n, fq_err *e)
 {
     gather g = { .n = 0 };
     gather_all(c, ask, broken, &g);
+    *n = 0;
+    if (g.n == 0) return FQ_OK;
     qsort(g.at, g.n, sizeof *g.at, by_cost);
-    size_t n = g.n < max ? g.n : max;
-    for (size_t i = 0; i < n; i++) out[i] = g.at[i].o;
-    return n;
+    fq_option *list = fqi_arena_alloc(arena, g.n * sizeof *list);
+    if (!list) return fqi_fail_nomem(e, "options");
+    for (size_t i = 0; i < g.n; i++) {
+        list[i] = g.at[i].o;
+        FQI_TRY(name_option(c, arena, &list[i], e));
+    }
+    *out = list;
+    *n = g.n;
+    return FQ_OK;
 }

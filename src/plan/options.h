@@ -20,11 +20,19 @@ size_t fqi_fits_of(const fqi_case *c, const fqi_units *u, size_t n_unit, fq_fit 
 /* fqi_units_of, with the prices of heads and the head_dim question filled in. */
 void fqi_units_priced(const fqi_case *c, const fqi_ask *ask, fqi_units *out);
 
-/* Does this fit change heads in a way that the engine of the case only reads as another architecture? */
-bool fqi_needs_reexpress(const fqi_case *c, const fq_fit *fit);
+/* Would the engine of the case run these lengths, written as llama where it misreads the family's head_dim? *as_llama (may be NULL):
+ * only so. */
+bool fqi_runs_fitted(const fqi_case *c, const fqi_dims *d, bool *as_llama);
 
-/* Fills the options of an entry (sorted, priced) for a case that may or may not run as it is. Returns how many. */
-size_t fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fq_option *out, size_t max);
+/* The options of an entry (sorted, priced) for a case that may or may not run as it is; memory from the arena. */
+fq_status fqi_options_of(const fqi_case *c, const fqi_ask *ask, const fqi_broken_list *broken, fqi_arena *arena, const fq_option **out,
+                         size_t *n, fq_err *e);
+
+/* The one option of an entry that is not judged: as it is, with its price. */
+fq_status fqi_option_as_is(const fqi_case *c, const fqi_ask *ask, fqi_arena *arena, const fq_option **out, fq_err *e);
+
+/* Does a fit change anything? */
+bool fqi_fit_changes(const fq_fit *f);
 
 /* The memory fields of an entry: d, the lengths of the option that is chosen. */
 void fqi_memory_fill(const fqi_case *c, const fqi_dims *d, const fqi_ask *ask, fq_plan_entry *out);

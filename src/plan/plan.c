@@ -134,50 +134,64 @@ static void case_init(const fq_plan *p, const fq_plan_request *r, size_t engine,
 
 /* ---- one entry ------------------------------------------------------------------------------------------------------ */
 
-static void note(fq_plan_entry *x, const char *text)
-{
-    size_t n = strlen(x->note);
-    snprintf(x->note + n, sizeof x->note - n, "%s%s", n ? "; " : "", text);
-}
+/* An entry in the making: its note grows, and goes to the arena at the end. */
+typedef struct draft { fq_plan_entry *x; fqi_str text; } draft;
+
+static void note(draft *t, const char *text) { fqi_str_printf(&t->text, "%s%s", t->text.len ? "; " : "", text); }
 
 /* Why no fit was found: the first hard rule that is still broken, or the heads. */
-static void note_impossible(const fqi_case *c, const fqi_broken_list *l, fq_plan_entry *x)
+static void note_impossible(const fqi_case *c, const fqi_broken_list *l, draft *t)
 {
-    const char *source = fqi_head_dim_ignored(1u << c->engine, c->shape->m->family);
-    char text[320] = "";
+    const fqi_shape *s = c->shape;
+    const char *family = s->m->family;
+    const fqi_head_dim *h = fqi_head_dim_of(1u << c->engine, family);
     bool heads = false;
-    for (size_t i = 0; i < l->n && !text[0]; i++) {
+    for (size_t i = 0; i < l->n; i++) {
         const fqi_broken *b = &l->at[i];
-        if (b->axis == FQI_AX_FIXED && !b->rule->soft)
-            snprintf(text, sizeof text, "no length that fitq can change mends %s: %s", b->v.rule, b->v.text);
         if (b->axis == FQI_AX_Q || b->axis == FQI_AX_KV) heads = true;
+        if (b->axis != FQI_AX_FIXED || b->rule->soft) continue;
+        fqi_str_printf(&t->text, "no length that fitq can change mends %s: %s", b->v.rule, b->v.text);
+        if (b->rule->check == FQI_CK_HEAD_DIM_READ) note(t, "writing it as llama is no way out for this engine and model");
+        return;
     }
-    if (!text[0] && heads && c->shape->attention != FQI_ATT_PLAIN)
-        snprintf(text, sizeof text, "the heads of %s attention cannot be padded",
-                 c->shape->attention == FQI_ATT_LATENT ? "latent" : "hybrid linear");
-    else if (!text[0] && heads && source)
-        snprintf(text, sizeof text, "padded heads need head_dim, which this engine ignores for %s (%s), and %s cannot be written as llama",
-                 c->shape->m->family, source, c->shape->m->family);
-    note(x, text[0] ? text : "no length satisfies all rules");
+    if (heads && s->attention != FQI_ATT_PLAIN)
+        fqi_str_printf(&t->text, "the heads of %s attention cannot be padded", s->attention == FQI_ATT_LATENT ? "latent" : "hybrid linear");
+    else if (heads && h && h->ignored)
+        fqi_str_printf(&t->text, "padded heads need head_dim, which this engine ignores for %s (%s), and writing it as llama is no way out",
+                       family, h->source);
+    else
+        note(t, "no length satisfies all rules");
 }
 
-static void note_model(const fqi_case *c, fq_plan_entry *x)
+/* An engine that is in no row for the family, and a head_dim that it must read. */
+static void note_head_dim(const fqi_case *c, draft *t)
 {
-    const fqi_engine *en = fqi_engine_at(c->engine);
     const fqi_shape *s = c->shape;
-    bool changes = x->n_option && x->verdict == FQ_NEEDS_FIT;
-    if (x->n_option && x->option[0].reexpress_as[0])
-        note(x, "this engine ignores head_dim for the family: write it as llama");
-    if (changes && s->m->family[0] == '\0')
-        note(x, "fitq cannot pad this family yet: the options are for information");
-    if (changes && c->own) note(x, "already quantized: the lengths are those to pad to before quantizing");
-    if (s->attention == FQI_ATT_LATENT) note(x, "latent attention: its weights and KV cache are not in the prices");
+    const char *family = s->m->family;
+    if (!family[0] || s->attention != FQI_ATT_PLAIN || fqi_head_dim_of(1u << c->engine, family)) return;
+    int64_t heads = s->dims.heads;
+    if (t->x->n_option && t->x->option[0].fit.num_attention_heads_pad) heads = t->x->option[0].fit.num_attention_heads_pad;
+    if (heads * s->head_dim == s->hidden) return;
+    fqi_str_printf(&t->text, "%snot known whether %s honours head_dim for %s", t->text.len ? "; " : "",
+                   fqi_engine_at(c->engine)->info.name, family);
+}
+
+static void note_model(const fqi_case *c, draft *t)
+{
+    const fqi_shape *s = c->shape;
+    const fq_plan_entry *x = t->x;
+    bool changes = x->n_option && x->verdict == FQ_NEEDS_FIT && fqi_fit_changes(&x->option[0].fit);
+    if (x->n_option && x->option[0].reexpress_as[0]) note(t, "this engine ignores head_dim for the family: write it as llama");
+    note_head_dim(c, t);
+    if (changes && s->m->family[0] == '\0') note(t, "fitq cannot pad this family yet: the options are for information");
+    if (changes && c->own) note(t, "already quantized: the lengths are those to pad to before quantizing");
+    if (s->attention == FQI_ATT_LATENT) note(t, "latent attention: its weights and KV cache are not in the prices");
     if (s->attention == FQI_ATT_HYBRID)
-        note(x, "hybrid attention: the KV cache is not in the prices, linear-attention layers are not judged");
-    if (!(en->judged & (1u << c->format))) note(x, "this engine's own rules for the format are not in the tables");
+        note(t, "hybrid attention: the KV cache is not in the prices, linear-attention layers are not judged");
+    if (s->m->vision_tower) note(t, "the vision or audio tower is not judged, and not in the prices");
     if (s->m->sliding_window && s->attention == FQI_ATT_PLAIN)
-        note(x, "sliding window: the KV cache is priced as if every layer kept all tokens");
-    if (s->m->quant == FQ_QUANT_OTHER && !*own_formats(s->m)) note(x, "the checkpoint's own quantization is not known");
+        note(t, "sliding window: the KV cache is priced as if every layer kept all tokens");
+    if (s->m->quant == FQ_QUANT_OTHER && !*own_formats(s->m)) note(t, "the checkpoint's own quantization is not known");
 }
 
 static fq_status copy_violations(fq_plan *p, const fqi_broken_list *l, fq_plan_entry *x, fq_err *e)
@@ -191,71 +205,104 @@ static fq_status copy_violations(fq_plan *p, const fqi_broken_list *l, fq_plan_e
     return FQ_OK;
 }
 
-static fq_status copy_options(fq_plan *p, const fq_option *o, size_t n, fq_plan_entry *x, fq_err *e)
+static bool option_changes(const fq_option *o)
 {
-    if (n == 0) return FQ_OK;
-    fq_option *copy = fqi_arena_alloc(&p->arena, n * sizeof *copy);
-    if (!copy) return fqi_fail_nomem(e, "options");
-    memcpy(copy, o, n * sizeof *copy);
-    x->option = copy;
-    x->n_option = n;
+    return fqi_fit_changes(&o->fit) || o->group_size || o->expert_parallel || o->reexpress_as[0];
+}
+
+/* What every format shares (heads, vocabulary) is judged all the same, and listed. */
+static fq_status not_judged(fq_plan *p, const fqi_case *c, draft *t, fq_err *e)
+{
+    fq_plan_entry *x = t->x;
+    FQI_TRY(fqi_option_as_is(c, &p->ask, &p->arena, &x->option, e));
+    x->n_option = 1;
+    x->verdict = FQ_UNKNOWN;
+    fqi_str_printf(&t->text, "the tables have no rules of %s for %s: not judged", x->engine->name, x->format->id);
+    if (x->n_violation) note(t, "what does not depend on the format is listed");
     return FQ_OK;
 }
 
-static bool option_changes(const fq_option *o)
+/* The verdict. Rules that are only costly (soft) ask for a fit where a length can mend them, and stay listed where none can. */
+static fq_status decide(fq_plan *p, const fqi_case *c, const fqi_broken_list *broken, bool runs, draft *t, fq_err *e)
 {
-    static const fq_fit none;
-    return memcmp(&o->fit, &none, sizeof none) != 0 || o->group_size || o->expert_parallel;
+    fq_plan_entry *x = t->x;
+    FQI_TRY(copy_violations(p, broken, x, e));
+    if (!(fqi_engine_at(c->engine)->judged & (1u << c->format))) return not_judged(p, c, t, e);
+    FQI_TRY(fqi_options_of(c, &p->ask, broken, &p->arena, &x->option, &x->n_option, e));
+    if (x->n_option == 0) {
+        x->verdict = FQ_IMPOSSIBLE;
+        note_impossible(c, broken, t);
+        return FQ_OK;
+    }
+    x->verdict = option_changes(&x->option[0]) ? FQ_NEEDS_FIT : FQ_RUNS;
+    if (runs && broken->n) note(t, x->verdict == FQ_RUNS ? "runs, but some tensors fall back to a larger type that no padding avoids"
+                                                         : "runs as it is too, with a larger type for the tensors listed");
+    return FQ_OK;
 }
 
-/* The verdict. Rules that are only costly (soft) ask for a fit where a length can mend them, and stay listed where none can. */
-static fq_status decide(fq_plan *p, const fqi_case *c, const fqi_broken_list *broken, bool runs, fq_plan_entry *x, fq_err *e)
+/* What the answer assumes, and what an engine's own default makes of it. */
+static void note_memory(const fq_plan *p, const fqi_case *c, draft *t)
 {
-    fq_option options[FQI_MAX_OPTION];
-    size_t n = fqi_options_of(c, &p->ask, broken, options, FQI_MAX_OPTION);
-    FQI_TRY(copy_violations(p, broken, x, e));
-    FQI_TRY(copy_options(p, options, n, x, e));
-    if (n == 0) {
-        x->verdict = FQ_IMPOSSIBLE;
-        note_impossible(c, broken, x);
-    } else {
-        x->verdict = option_changes(&options[0]) ? FQ_NEEDS_FIT : FQ_RUNS;
-        if (runs && broken->n) note(x, x->verdict == FQ_RUNS ? "runs, but some tensors fall back to a larger type that no padding avoids"
-                                                             : "runs as it is too, with a larger type for the tensors listed");
+    const fqi_engine *en = fqi_engine_at(c->engine);
+    const fq_plan_entry *x = t->x;
+    int64_t longest = p->model.max_position_embeddings;
+    if (!x->memory_known) {
+        note(t, "not known whether it fits into the memory");
+        return;
     }
+    note(t, "memory includes 1.5 GiB for context, communication and activations, and counts on the whole GPU");
+    if (en->memory_share > 0) {
+        double need = (double)x->memory_need_bytes / (double)p->ask.gpu_memory_bytes;
+        fqi_str_printf(&t->text, ", of which %s takes %g unless %s says otherwise", en->info.name, en->memory_share, en->memory_setting);
+        if (x->memory_fits && need > en->memory_share) fqi_str_printf(&t->text, ": here it must be at least %.3f", need);
+    }
+    if (longest && p->ask.context > longest)
+        fqi_str_printf(&t->text, "; the context asked for is longer than the model's %lld tokens", (long long)longest);
+}
+
+static void fill_memory(const fq_plan *p, const fqi_case *c, draft *t)
+{
+    const fq_plan_entry *x = t->x;
+    fqi_case chosen = *c;
+    fqi_dims d = p->shape.dims;
+    if (x->n_option) {
+        fqi_dims_apply(&p->shape.dims, &x->option[0].fit, &d);
+        chosen.expert_parallel = x->option[0].expert_parallel;
+        if (x->option[0].group_size) chosen.group = x->option[0].group_size;
+    }
+    fqi_memory_fill(&chosen, &d, &p->ask, t->x);
+    note_memory(p, c, t);
+}
+
+static fq_status entry_fill(fq_plan *p, const fqi_case *c, draft *t, fq_err *e)
+{
+    const fqi_engine *en = fqi_engine_at(c->engine);
+    const fqi_format *f = fqi_format_at(c->format);
+    if (!(en->loads & (1u << c->format))) {
+        t->x->verdict = FQ_IMPOSSIBLE;
+        fqi_str_printf(&t->text, "%s does not load %s checkpoints", en->info.name, f->info.id);
+        return FQ_OK;
+    }
+    fqi_broken_list broken = { 0 };
+    bool runs = fqi_judge(c, &p->shape.dims, &broken);
+    fq_status s = broken.failed ? fqi_fail_nomem(e, "violations") : decide(p, c, &broken, runs, t, e);
+    fqi_broken_free(&broken);
+    FQI_TRY(s);
+    note_model(c, t);
+    if (p->ask.gpu_memory_bytes) fill_memory(p, c, t);
     return FQ_OK;
 }
 
 static fq_status entry_init(fq_plan *p, const fqi_case *c, fq_plan_entry *x, fq_err *e)
 {
-    const fqi_engine *en = fqi_engine_at(c->engine);
-    const fqi_format *f = fqi_format_at(c->format);
-    *x = (fq_plan_entry){ .engine = &en->info, .format = &f->info, .tp = c->tp, .group_size = c->group };
-    if (!(en->loads & (1u << c->format))) {
-        char text[128];
-        snprintf(text, sizeof text, "%s does not load %s checkpoints", en->info.name, f->info.id);
-        x->verdict = FQ_IMPOSSIBLE;
-        note(x, text);
-        return FQ_OK;
-    }
-    fqi_broken_list broken = { 0 };
-    bool runs = fqi_judge(c, &p->shape.dims, &broken);
-    fq_status s = broken.failed ? fqi_fail_nomem(e, "violations") : decide(p, c, &broken, runs, x, e);
-    fqi_broken_free(&broken);
-    FQI_TRY(s);
-    note_model(c, x);
-    if (p->ask.gpu_memory_bytes) {
-        fqi_case chosen = *c;
-        fqi_dims d = p->shape.dims;
-        if (x->n_option) {
-            fqi_dims_apply(&p->shape.dims, &x->option[0].fit, &d);
-            chosen.expert_parallel = x->option[0].expert_parallel;
-            if (x->option[0].group_size) chosen.group = x->option[0].group_size;
-        }
-        fqi_memory_fill(&chosen, &d, &p->ask, x);
-        note(x, "memory includes 1.5 GiB for context, communication and activations");
-    }
-    return FQ_OK;
+    *x = (fq_plan_entry){ .engine = &fqi_engine_at(c->engine)->info, .format = &fqi_format_at(c->format)->info, .tp = c->tp,
+                          .group_size = c->group, .note = "" };
+    draft t = { .x = x };
+    fq_status s = entry_fill(p, c, &t, e);
+    if (s == FQ_OK && (t.text.failed || (t.text.len && !(x->note = fqi_arena_strdup(&p->arena, t.text.s)))))
+        s = fqi_fail_nomem(e, "note");
+    fqi_str_free(&t.text);
+    return s;
 }
 
 /* ---- public --------------------------------------------------------------------------------------------------------- */
@@ -320,7 +367,7 @@ static bool all_run(const fq_plan *p, const fq_fit *fit, size_t *bad)
     fqi_dims d;
     fqi_dims_apply(&p->shape.dims, fit, &d);
     for (size_t i = 0; i < p->n_entry; i++) {
-        if (!fqi_judge(&p->cases[i], &d, NULL)) {
+        if (!fqi_runs_fitted(&p->cases[i], &d, NULL)) {
             *bad = i;
             return false;
         }
@@ -333,7 +380,7 @@ static bool all_run(const fq_plan *p, const fq_fit *fit, size_t *bad)
 fq_status fq_plan_joint_fit(const fq_plan *p, fq_fit *out, fq_err *e)
 {
     for (size_t i = 0; i < p->n_entry; i++)
-        if (p->entries[i].verdict == FQ_IMPOSSIBLE) return joint_refused(p, i, p->entries[i].note, e);
+        if (p->entries[i].verdict == FQ_IMPOSSIBLE || p->entries[i].verdict == FQ_UNKNOWN) return joint_refused(p, i, p->entries[i].note, e);
     fqi_units *u = fqi_calloc(p->n_entry, sizeof *u);
     if (!u) return fqi_fail_nomem(e, "units");
     for (size_t i = 0; i < p->n_entry; i++) fqi_units_priced(&p->cases[i], &p->ask, &u[i]);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Holds the documentation against the program: options in man pages and completions, symbols of the shared library, and every
-console block of the READMEs against what the commands print. --update writes what they print into the READMEs."""
+"""Holds the documentation against the program: options in man pages and completions, symbols of the shared library, the examples
+of man pages and --help (they are run, on a small model under the names of the examples), and every console block of the READMEs
+against what the commands print. --update writes what they print into the READMEs."""
 import os
 import re
 import shutil
@@ -118,6 +119,85 @@ def console(command, work):
     return p.stdout + p.stderr
 
 
+def man_examples(page):
+    """Every .EX block with commands in it, as a list of them."""
+    for block in re.findall(r'^\.EX\n(.*?)^\.EE', read('docs', 'man', page).replace('\\-', '-'), re.M | re.S):
+        lines = [line for line in block.splitlines() if line.startswith('fitq ')]
+        if lines:
+            yield lines
+
+
+def help_examples(command):
+    """Every line by itself: they do not build on each other."""
+    body = fitq(command, '--help').split('\nexamples:\n')[1].split('\n\nexit status:')[0]
+    return [[line.strip()] for line in body.splitlines()]
+
+
+def example_models(work, lines):
+    """The models that the examples speak of, all of them the small one; what they write is not there yet."""
+    tiny = os.path.join(SOURCE, 'examples', 'tiny-qwen2')
+    text = '\n'.join(lines)
+    outputs = set(re.findall(r' -o (\S+)', text))
+    shutil.copy(os.path.join(HERE, 'data', 'qwen2-72b.json'), os.path.join(work, 'config.json'))
+    for name in set(re.findall(r'\bQwen2-\w+B\b(?!-)', text)) - outputs:
+        shutil.copytree(tiny, os.path.join(work, name))
+    for name in set(re.findall(r'\bQwen2-\w+B-tp\d+\b', text)) - outputs:
+        fitq('pad', tiny, '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
+
+
+def example_shard(work, line):
+    """Where to run the line: work, or a folder of its own if it speaks of one shard of a model."""
+    tiny = os.path.join(SOURCE, 'examples', 'tiny-qwen2')
+    shards = re.findall(r'\S*model-00001-of-\d+\.safetensors', line)
+    for path in shards:
+        folder = os.path.join(work, 'shard', os.path.dirname(path))
+        os.makedirs(folder)
+        shutil.copy(os.path.join(tiny, 'config.json'), folder)
+        shutil.copy(os.path.join(tiny, 'model.safetensors'), os.path.join(work, 'shard', path))
+    return os.path.join(work, 'shard') if shards else work
+
+
+def run_example(line, work):
+    if '| jq' in line and not shutil.which('jq'):
+        line = line.split('|')[0]
+    line = line.split(' > ')[0]  # completion scripts go to the home folder
+    p = subprocess.run(['bash', '-o', 'pipefail', '-c', line], cwd=work, capture_output=True, text=True, timeout=60,
+                       env=dict(os.environ, PATH=os.path.dirname(BINARY) + ':' + os.environ['PATH']))
+    if p.returncode != 0:
+        raise Wrong(f'{line}: exit {p.returncode}: {p.stderr.strip()}')
+
+
+def run_examples(blocks):
+    n = 0
+    for lines in blocks:
+        with tempfile.TemporaryDirectory(prefix='fitq-docs.') as work:
+            example_models(work, lines)
+            for line in lines:
+                run_example(line, example_shard(work, line))
+                n += 1
+    if n == 0:
+        raise Wrong('no examples')
+
+
+def man_pages_run():
+    for page in sorted(os.listdir(os.path.join(SOURCE, 'docs', 'man'))):
+        run_examples(man_examples(page))
+
+
+def help_runs():
+    for command in commands():
+        run_examples(help_examples(command))
+
+
+def keyword_case():
+    """A choice that begins a sentence is still written as it is typed."""
+    words = ('Auto:', 'Llama:', 'Spread:', 'Tail:', 'Keep:')
+    for page in sorted(os.listdir(os.path.join(SOURCE, 'docs', 'man'))):
+        for word in words:
+            if word in read('docs', 'man', page):
+                raise Wrong(f'{page}: {word}')
+
+
 def readme(name, update=False):
     """Every ```console block: lines that begin with "$ " are run, what follows is what they print."""
     text = read(name)
@@ -144,7 +224,8 @@ READMES = ('README.md', 'README.zh-CN.md')
 
 TESTS = {
     'man pages have every option': man_options, 'man page has every command': man_commands,
-    'man pages format without warnings': man_format, 'completions have every option': completions,
+    'man pages format without warnings': man_format, 'examples of the man pages run': man_pages_run,
+    'examples of --help run': help_runs, 'keywords keep their letters': keyword_case, 'completions have every option': completions,
     'bash completion is a valid script': lambda: shell_syntax('bash'),
     'zsh completion is a valid script': lambda: shell_syntax('zsh'),
     'fish completion is a valid script': lambda: shell_syntax('fish'), 'only fq_* is exported': symbols,

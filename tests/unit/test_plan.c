@@ -273,11 +273,19 @@ static void regroup_is_offered(void **state)
     const fq_model m = QWEN2_72B;
     fq_plan *p = plan_of(&m, "vllm", "gptq-marlin", 2, 0);
     const fq_plan_entry *x = fq_plan_get_entry(p, 0);
-    const fq_option *o = find_option(x, "regroup 128 -> 64");
+    const fq_option *o = find_option(x, "quantize in groups of 64"); /* there are no groups yet */
     assert_int_equal(o->group_size, 64);
     assert_true(o->param_percent == 0 && o->byte_percent > 1 && o->byte_percent < 5);
     assert_memory_equal(&o->fit, &(fq_fit){ 0 }, sizeof o->fit);
     assert_string_equal(x->option[0].what, "pad intermediate_size 29568 -> 29696"); /* cheaper */
+    fq_plan_free(p);
+    fq_model own = m;
+    own.quant = FQ_QUANT_GPTQ;
+    own.quant_bits = 4;
+    own.quant_group_size = 128;
+    own.quant_sym = true;
+    p = plan_of(&own, "vllm", "gptq-marlin", 2, 0);
+    assert_int_equal(find_option(fq_plan_get_entry(p, 0), "regroup 128 -> 64")->group_size, 64);
     fq_plan_free(p);
     p = plan_of(&m, "vllm", "gptq-marlin", 8, 0); /* 924 groups of 32 do not split in 8 either */
     assert_int_equal(fq_plan_get_entry(p, 0)->n_option, 1);

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include <jansson.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "checkpoint/catalogue.h"
 #include "job/provenance.h"
@@ -22,7 +25,7 @@ static char *write_sample(const char *dir)
     if (fqi_maps_create(&m, &fit, &layout, &maps, &e) != FQ_OK) fail_msg("%s", e.text);
     fqi_naming from = { .wrapper = "module.", .body_prefix = "model." }, to = { .body_prefix = "model." };
     static const char *const added[] = { "b.zero", "a.zero" };
-    fqi_prov_tensor t[] = { { "z", { 1, 2 }, 0 }, { "a", { UINT64_MAX, 3 }, 0 } };
+    fqi_prov_tensor t[] = { { "z", { 1, 2 }, 0, FQ_DTYPE_BF16 }, { "a", { UINT64_MAX, 3 }, 0, FQ_DTYPE_F32 } };
     fqi_shard shard = { .name = "model.safetensors", .bytes = 77, .header_hash = 5 };
     fqi_prov_write w = {
         .layout = "spread", .group_size = 2, .model = &m, .fit = &fit, .maps = &maps, .from = &from, .to = &to,
@@ -62,6 +65,41 @@ static void test_round_trip(void **state)
     free(dir);
 }
 
+/* The checksum made right again, so that the checks behind it are reached; text that is no JSON stays as it is. */
+static char *reseal(char *text)
+{
+    json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    if (!o || json_object_del(o, "record_xxh3") != 0) { json_decref(o); return text; }
+    char hex[17], *compact = json_dumps(o, JSON_COMPACT);
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)XXH3_64bits(compact, strlen(compact)));
+    json_object_set_new(o, "record_xxh3", json_string(hex));
+    free(compact);
+    free(text);
+    text = json_dumps(o, JSON_INDENT(1));
+    json_decref(o);
+    return text;
+}
+
+/* Any value changed without the checksum is refused, too. */
+static void test_seal(void **state)
+{
+    (void)state;
+    char *dir = fqt_tempdir(), *text = write_sample(dir), *at = strstr(text, "1e-06");
+    fqi_prov p;
+    fq_err e;
+    at[4] = '7';
+    fqt_write(dir, FQI_PROV_FILE, text, strlen(text));
+    assert_int_equal(fqi_prov_load(dir, &p, &e), FQ_E_INPUT);
+    assert_non_null(strstr(e.text, "record_xxh3"));
+    text = reseal(text);
+    fqt_write(dir, FQI_PROV_FILE, text, strlen(text));
+    assert_int_equal(fqi_prov_load(dir, &p, &e), FQ_OK);
+    fqi_prov_free(&p);
+    fqt_remove(dir);
+    free(text);
+    free(dir);
+}
+
 /* One replacement in a good file; the reader must refuse each. */
 static void test_damage(void **state)
 {
@@ -86,6 +124,7 @@ static void test_damage(void **state)
         { "\"config_xxh3\": \"", "\"config_xxh3\": \"0" },
         { "\"config_source\": ", "\"config_sauce\": " },
         { "\"tensors\": {", "\"tensor\": {" },
+        { "\"BF16\"", "\"BF17\"" },
         { "\"fitq\"", "\"schema\"" },   /* duplicate key */
     };
     char *dir = fqt_tempdir(), *text = write_sample(dir);
@@ -97,6 +136,7 @@ static void test_damage(void **state)
         memcpy(bad, text, before);
         memcpy(bad + before, damage[i].to, n_to);
         memcpy(bad + before + n_to, at + n_from, strlen(at + n_from) + 1);
+        bad = reseal(bad);
         fqt_write(dir, FQI_PROV_FILE, bad, strlen(bad));
         fqi_prov p;
         fq_err e;
@@ -125,6 +165,9 @@ static void test_rename(void **state)
         { { .body_prefix = "" }, { .body_prefix = "model." }, NULL, "visual.patch", "visual.patch" },
         { { .body_prefix = "" }, { .body_prefix = "model." }, NULL, "layers.0.rotary_emb.inv_freq", "model.layers.0.rotary_emb.inv_freq" },
         { { .body_prefix = "model.model.", .head_prefix = "model." }, { .body_prefix = "model." }, &head, "model.lm_head.weight", "lm_head.weight" },
+        { { .body_prefix = "model." }, { .body_prefix = "model.language_model." }, NULL, "visual.blocks.0.w", "model.visual.blocks.0.w" },
+        { { .body_prefix = "model.language_model." }, { .body_prefix = "model." }, NULL, "model.visual.merger.w", "visual.merger.w" },
+        { { .body_prefix = "model." }, { .body_prefix = "model." }, NULL, "visual.blocks.0.w", "visual.blocks.0.w" },
         { { .body_prefix = "model." }, { .body_prefix = "model.language_model." }, &layer, "model.norm.weight", "model.language_model.norm.weight" },
     };
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
@@ -143,6 +186,6 @@ static void test_rename(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_round_trip), cmocka_unit_test(test_damage), cmocka_unit_test(test_rename) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_round_trip), cmocka_unit_test(test_seal), cmocka_unit_test(test_damage), cmocka_unit_test(test_rename) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

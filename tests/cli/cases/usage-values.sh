@@ -18,3 +18,7 @@ try pad model -o out --set intermediate_size
 try pad model -o out --set vocab_size=-3
 try pad model -o out --json=yes --tp 2
 try pad model -o out --threads 0 --tp 2
+try plan config.json --gpu-memory 24
+try plan config.json --gpu-memory 24MiB
+try plan config.json --group-size 0
+try pad model -o out --tp 2 --group-size 0
