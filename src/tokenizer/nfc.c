@@ -50,7 +50,7 @@ static bool decompose(work *w, const char *text, size_t n)
         int boundary = 0;
         i += fqi_utf8_sequence((const unsigned char *)text + i, n - i, &c);
         if (!fqi_grow((void **)&w->c, &w->cap, w->n + 8, sizeof *w->c)) return false;
-        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)c, w->c + w->n, 8, UTF8PROC_STABLE, &boundary);
+        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)c, w->c + w->n, 8, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, &boundary);
         if (k < 0 || k > 8) return false;   /* no character has more than four */
         w->n += (size_t)k;
     }

@@ -22,8 +22,10 @@ void fqi_pretok_free(fqi_pretok *p)
     p->n_stage = 0;
 }
 
-/* A pattern that backtracks without end is stopped: the steps of one match are bounded. */
-#define STEP_MAX 20000000u
+/* A pattern that backtracks without end is stopped: the steps of one match are bounded. A run of white space as long as the text
+ * takes a few for each of its characters, with the patterns of published tokenizers. */
+#define STEP_MIN 20000000u
+#define STEP_PER_BYTE 16u
 #define STACK_MAX ((size_t)16 << 20)
 
 fq_status fqi_pretok_start(fqi_pretok_run *r, const fqi_pretok *p, fq_err *e)
@@ -36,7 +38,6 @@ fq_status fqi_pretok_start(fqi_pretok_run *r, const fqi_pretok *p, fq_err *e)
         fqi_pretok_end(r);
         return fqi_fail_nomem(e, "pattern matching");
     }
-    pcre2_set_match_limit(r->context, STEP_MAX);
     if (r->stack != NULL) pcre2_jit_stack_assign(r->context, NULL, r->stack);
     return FQ_OK;
 }
@@ -106,7 +107,7 @@ static fq_status match_failed(int code, fq_err *e)
     if (code == PCRE2_ERROR_NOMEMORY) return fqi_fail_nomem(e, "pattern matching");
     if (code == PCRE2_ERROR_MATCHLIMIT || code == PCRE2_ERROR_JIT_STACKLIMIT || code == PCRE2_ERROR_HEAPLIMIT || code == PCRE2_ERROR_DEPTHLIMIT)
         return fqi_fail(e, FQ_E_INPUT, NULL, "pattern-steps",
-                        "found a text on which the pre-tokenizer's pattern takes too many steps, expected at most %u for one match", STEP_MAX);
+                        "found a text on which the pre-tokenizer's pattern takes too many steps, expected one that does not backtrack so much");
     return fqi_fail(e, FQ_E_INPUT, NULL, "pattern", "found PCRE2's error %d, expected a match or none", code);
 }
 
@@ -162,5 +163,7 @@ static fq_status cut(fqi_pretok_run *r, size_t stage, const char *text, size_t n
 
 fq_status fqi_pretok_cut(fqi_pretok_run *r, const char *text, size_t n, fq_err *e)
 {
+    size_t steps = n < UINT32_MAX / (2 * STEP_PER_BYTE) ? STEP_MIN + n * STEP_PER_BYTE : UINT32_MAX;
+    pcre2_set_match_limit(r->context, (uint32_t)steps);
     return n > 0 ? cut(r, 0, text, n, e) : FQ_OK;
 }

@@ -16,7 +16,7 @@ LIBRARY = os.environ.get('FITQ_SHARED_LIBRARY', os.path.join(os.path.dirname(BIN
 sys.path.insert(0, HERE)
 import run as cases  # noqa: E402
 
-DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify')
+DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify', 'tokenize')
 
 
 class Wrong(Exception):
