@@ -66,3 +66,13 @@ foreach(source ${script_tests})
   add_test(NAME ${folder}.${name} COMMAND ${Python3_EXECUTABLE} ${source})
   set_tests_properties(${folder}.${name} PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77 ENVIRONMENT "${script_env}")
 endforeach()
+
+# Against the tokenizers library, where Node.js, npm and the network are there.
+find_program(NODE_PROGRAM NAMES node nodejs)
+if(NODE_PROGRAM)
+  add_test(NAME tools.tokenizers_judge COMMAND ${NODE_PROGRAM} ${PROJECT_SOURCE_DIR}/tests/tools/tokenizers_judge.mjs)
+else()
+  add_test(NAME tools.tokenizers_judge COMMAND ${CMAKE_COMMAND} -E echo "skipped: no Node.js")
+endif()
+set_tests_properties(tools.tokenizers_judge PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77 SKIP_REGULAR_EXPRESSION "^skipped: no Node"
+                     ENVIRONMENT "${script_env}")

@@ -59,11 +59,11 @@ static bool is_space(uint32_t c)
            c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-/* As WORD in regex.c, with the Unicode version of utf8proc. */
+/* \w as the library means it here (Rust's regex crate): not quite what a pattern's \w is, see WORD in regex.c. */
 static bool is_word(uint32_t c)
 {
     if (c < 0x80) return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || c == '_';
-    if (c == 0xb2 || c == 0xb3 || c == 0xb9 || (c >= 0xbc && c <= 0xbe)) return true;
+    if (c == 0x200c || c == 0x200d) return true;   /* joiners */
     if ((c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) || (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189))
         return true;   /* letters in circles and squares: symbols, but alphabetic */
     switch (utf8proc_category((utf8proc_int32_t)c)) {
