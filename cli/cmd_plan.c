@@ -3,6 +3,7 @@
  * This file asks the library; plan_advice.c finds out what to do, plan_text.c and plan_json.c print it. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "commands.h"
 #include "output.h"
@@ -29,6 +30,17 @@ static int not_a_config(const char *path, const fq_err *e)
         return -FQ_E_INPUT;
     }
     return out_error(e);
+}
+
+/* Is the model at `path` (a folder, or a file in it) one that fitq pad wrote? */
+static bool is_fitted(const char *path)
+{
+    char text[4096];
+    int n = snprintf(text, sizeof text, "%s/fitq.json", path);
+    if (n > 0 && (size_t)n < sizeof text && access(text, F_OK) == 0) return true;
+    const char *slash = strrchr(path, '/');
+    n = snprintf(text, sizeof text, "%.*sfitq.json", slash ? (int)(slash + 1 - path) : 0, path);
+    return strcmp(slash ? slash + 1 : path, "config.json") == 0 && n > 0 && (size_t)n < sizeof text && access(text, F_OK) == 0;
 }
 
 /* ---- command --------------------------------------------------------------------------------------------------- */
@@ -65,7 +77,7 @@ static int run_plan(const arg_values *given)
     };
     fq_plan *plan = NULL;
     if (fq_plan_create(&model, &r, &plan, &e) != FQ_OK) return out_error(&e);
-    plan_view v = { .values = &a, .model = &model, .request = &r, .plan = plan };
+    plan_view v = { .values = &a, .model = &model, .request = &r, .plan = plan, .fitted = is_fitted(a.operand[0]) };
     formats_of(&v);
     plan_advise(&v);
     int status = 0;

@@ -411,6 +411,13 @@ void plan_advise(plan_view *v)
 
 /* ---- commands --------------------------------------------------------------------------------------------------------- */
 
+const char *plan_no_command(const plan_view *v)
+{
+    if (v->fitted) return "this checkpoint is fitted already: pad the original (`fitq unpad` gives it back)";
+    if (v->model->quant != FQ_QUANT_NONE) return "this checkpoint is quantized already: pad the original weights, then quantize them";
+    return v->model->family[0] ? NULL : "fitq cannot pad this family (`fitq help families` lists those that it can)";
+}
+
 /* Appends a word of a shell command, quoted when it must be. */
 static void shell_word(FILE *f, const char *word)
 {

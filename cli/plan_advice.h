@@ -47,6 +47,9 @@ typedef struct plan_advice {
 void plan_advise(struct plan_view *v);
 void plan_advice_drop(plan_advice *a);
 
+/* Why no command can be given for any way that changes the weights, or NULL. */
+const char *plan_no_command(const struct plan_view *v);
+
 /* The `fitq pad` command line of a way that changes the checkpoint. Caller frees; NULL when out of memory. */
 char *plan_command(const struct plan_view *v, const plan_advice *a, const plan_way *w);
 

@@ -82,7 +82,7 @@ static json_t *way_json(json_t *o, const plan_view *v, const plan_advice *a, con
     for (size_t i = 0; i < a->n_tp; i++)
         out_append(weights, w->weight_bytes_per_gpu[i] ? json_integer(saturated(w->weight_bytes_per_gpu[i])) : json_null());
     out_put(o, "weight_bytes_per_gpu", weights);
-    char *command = (w->pads || w->as_llama) && v->model->family[0] && v->model->quant == FQ_QUANT_NONE ? plan_command(v, a, w) : NULL;
+    char *command = (w->pads || w->as_llama) && !plan_no_command(v) ? plan_command(v, a, w) : NULL;
     out_put_str(o, "command", command);
     free(command);
     return o;
@@ -105,6 +105,7 @@ static json_t *advice_json(const plan_view *v, const plan_advice *a)
     out_put_str(o, "state", state_name(a->state));
     out_put_bool(o, "possible", a->state == PLAN_RUNS || a->state == PLAN_WAYS);
     out_put_str(o, "why", a->why);
+    out_put_str(o, "not_judged", a->unjudged);
     way_json(o, v, a, a->n_way ? &a->way[0] : &as_it_is);
     out_put(o, "alternatives", others);
     return o;

@@ -453,13 +453,6 @@ static void way_text(FILE *f, const plan_view *v, const plan_advice *a, const pl
     price_text(f, a, w);
 }
 
-/* Why no command can be given for any way that changes the weights, or NULL. */
-static const char *why_no_command(const plan_view *v)
-{
-    if (v->model->quant != FQ_QUANT_NONE) return "this checkpoint is quantized already: pad the original weights, then quantize them";
-    return v->model->family[0] ? NULL : "fitq cannot pad this family (`fitq help families` lists those that it can)";
-}
-
 /* `at` columns are printed already; more lines begin at `indent`. */
 static void way_lines(const plan_view *v, const plan_advice *a, const plan_way *w, int at, int indent)
 {
@@ -471,7 +464,7 @@ static void way_lines(const plan_view *v, const plan_advice *a, const plan_way *
         if (fclose(f) == 0) out_flow(text, at, indent, OUT_PLAIN);
     }
     free(text);
-    if ((!w->pads && !w->as_llama) || why_no_command(v)) return;
+    if ((!w->pads && !w->as_llama) || plan_no_command(v)) return;
     char *command = plan_command(v, a, w);
     printf("%*s%s", indent, "", out_on(OUT_BOLD));
     if (command) out_escaped(stdout, command);
@@ -487,9 +480,9 @@ static void ways_text(const plan_view *v, const plan_advice *a, int at)
         if (i) printf("    or ");
         way_lines(v, a, &a->way[i], i ? 7 : at, i ? 7 : 4);
     }
-    if (changes && why_no_command(v)) {
+    if (changes && plan_no_command(v)) {
         printf("    ");
-        out_flow(why_no_command(v), 4, 4, OUT_PLAIN);
+        out_flow(plan_no_command(v), 4, 4, OUT_PLAIN);
     }
 }
 
@@ -508,7 +501,7 @@ static void advice_text(const plan_view *v, const plan_advice *a)
     int at = 2 + counts_text(a, text, sizeof text);
     printf("  %s", text);
     switch (a->state) {
-    case PLAN_RUNS: printf("nothing to do\n"); break;
+    case PLAN_RUNS: printf("nothing to do%s\n", a->unjudged ? " for what is judged" : ""); break;
     case PLAN_NOT_JUDGED: printf("not judged: the tables have no rules for this\n"); return;
     case PLAN_NOT_TOGETHER: printf("no checkpoint suits all of these at once; plan one --engine and --format at a time\n"); break;
     case PLAN_NO_WAY:

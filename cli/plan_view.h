@@ -10,6 +10,7 @@ typedef struct plan_view {
     const fq_model *model;
     const fq_plan_request *request;
     const fq_plan *plan;
+    bool fitted;                       /* a fitq.json lies beside the config */
     arg_strings formats;               /* ids in plan order */
     plan_advice advice[ARG_MAX_LIST];  /* disjoint; together all GPU counts */
     size_t n_advice;

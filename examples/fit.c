@@ -1,4 +1,4 @@
-/* fit.c - fits a checkpoint to a GPU count and proves that it is still the same model, with progress.
+/* fit.c - fits a checkpoint to a GPU count, for GPTQ in groups of 64, and proves that it is still the same model, with progress.
  *
  *     cc fit.c $(pkg-config --cflags --libs fitq) -o fit && ./fit CHECKPOINT OUT 8
  */
@@ -25,7 +25,8 @@ int main(int argc, char **argv)
         return 2;
     }
     int gpus = atoi(argv[3]);
-    fq_pad_options options = { .source = argv[1], .target = argv[2], .tp = &gpus, .n_tp = 1 };
+    fq_pad_options options = { .source = argv[1], .target = argv[2], .tp = &gpus, .n_tp = 1,
+                               .format = (const char *const[]){ "gptq" }, .n_format = 1, .group_size = 64 };
     fq_run run = { .progress = on_progress, .user = &last };
 
     if (fq_pad(&options, &run, &padded, &err) != FQ_OK || fq_verify_weights(argv[1], argv[2], &run, &proof, &err) != FQ_OK) {

@@ -322,6 +322,7 @@ static fq_status read_window(const fqi_reader *r, fq_err *e)
     switch ((fqi_window_rule)r->rules->window) {
     case FQI_WINDOW_NONE: break;
     case FQI_WINDOW_KEY: r->m->sliding_window = window > 0; break;
+    case FQI_WINDOW_UNLESS_NULL: r->m->sliding_window = window > 0 || !fqi_reader_has(r, "sliding_window"); break;
     case FQI_WINDOW_USE: r->m->sliding_window = use; break;
     case FQI_WINDOW_USE_FROM: r->m->sliding_window = use && from < r->m->num_hidden_layers; break;
     case FQI_WINDOW_ANY: r->m->sliding_window = use && window > 0; break;

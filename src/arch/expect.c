@@ -64,16 +64,21 @@ typedef struct check {
     size_t cap, n;
 } check;
 
-static void add(check *c, const fqi_row *row, int64_t layer, int64_t expert, size_t index)
+static void add(check *c, fqi_misfit found)
 {
-    if (c->n < c->cap) c->out[c->n] = (fqi_misfit){ .row = row, .layer = layer, .expert = expert, .index = index };
+    if (c->n < c->cap) c->out[c->n] = found;
     c->n++;
+}
+
+static void add_missing(check *c, const fqi_row *row, int64_t layer, int64_t expert)
+{
+    add(c, (fqi_misfit){ .kind = FQI_MISSING, .row = row, .layer = layer, .expert = expert, .index = SIZE_MAX });
 }
 
 static bool is_fused(const fqi_row *r) { return r->scope == FQI_LAYER && r->rank == 3; }
 
-/* Does the model have a place for it at all? Biases and norms that config.json does not announce are let through: they move with
- * their axis and change nothing. */
+/* Does the model have a place for it at all? Biases that config.json does not announce are let through: they move with their
+ * axis, and what an engine makes of them is for the catalogue to say. */
 static bool has_place(const check *c, const fqi_bound *b)
 {
     const fqi_row *r = b->row;
@@ -92,7 +97,7 @@ static void count_bound(check *c)
         const fqi_bound *b = &c->bound[i];
         if (!b->canonical || !b->row) continue;
         if (!has_place(c, b)) {
-            add(c, b->row, b->layer, b->expert, i);
+            add(c, (fqi_misfit){ .kind = FQI_NO_PLACE, .row = b->row, .layer = b->layer, .expert = b->expert, .index = i });
             continue;
         }
         size_t slot = (size_t)(b->layer + 1) * c->f->n_row + (size_t)(b->row - c->f->row);
@@ -115,7 +120,7 @@ static fq_status add_missing_experts(check *c, const fqi_row *row, int64_t layer
         if (b->canonical && b->row == row && b->layer == layer && b->expert < c->m->num_experts) seen[b->expert] = true;
     }
     for (size_t k = 0; k < n_expert; k++)
-        if (!seen[k]) add(c, row, layer, (int64_t)k, SIZE_MAX);
+        if (!seen[k]) add_missing(c, row, layer, (int64_t)k);
     free(seen);
     return FQ_OK;
 }
@@ -123,16 +128,22 @@ static fq_status add_missing_experts(check *c, const fqi_row *row, int64_t layer
 static fq_status check_layer(check *c, int64_t layer, fq_err *e)
 {
     const uint32_t *count = c->count + (size_t)(layer + 1) * c->f->n_row;
-    bool fused = false;
-    for (size_t r = 0; r < c->f->n_row; r++) fused = fused || (is_fused(&c->f->row[r]) && count[r] > 0);
+    const fqi_row *fused = NULL;
+    bool one_by_one = false;
+    for (size_t r = 0; r < c->f->n_row; r++) {
+        const fqi_row *row = &c->f->row[r];
+        if (!fused && is_fused(row) && count[r] > 0) fused = row;
+        one_by_one = one_by_one || (row->scope == FQI_EXPERT && count[r] > 0);
+    }
+    if (fused && one_by_one) add(c, (fqi_misfit){ .kind = FQI_TWO_FORMS, .row = fused, .layer = layer, .expert = -1, .index = SIZE_MAX });
     for (size_t r = 0; r < c->f->n_row; r++) {
         const fqi_row *row = &c->f->row[r];
         if (row->scope != FQI_LAYER && row->scope != FQI_EXPERT) continue;
-        bool expected = is_fused(row) ? fused : fqi_row_expected(row, c->m, layer, c->layer_is_sparse);
+        bool expected = is_fused(row) ? fused != NULL : fqi_row_expected(row, c->m, layer, c->layer_is_sparse);
         if (row->scope == FQI_EXPERT) {
             if (expected && !fused && count[r] < (uint64_t)c->m->num_experts) FQI_TRY(add_missing_experts(c, row, layer, count[r], e));
         } else if (expected && count[r] == 0) {
-            add(c, row, layer, -1, SIZE_MAX);
+            add_missing(c, row, layer, -1);
         }
     }
     return FQ_OK;
@@ -150,7 +161,7 @@ fq_status fqi_bind_check(const fqi_family *f, const fq_model *m, const bool *lay
     for (size_t r = 0; r < f->n_row; r++) {
         const fqi_row *row = &f->row[r];
         if ((row->scope == FQI_BODY || row->scope == FQI_HEAD) && c.count[r] == 0 && fqi_row_expected(row, m, -1, layer_is_sparse))
-            add(&c, row, -1, -1, SIZE_MAX);
+            add_missing(&c, row, -1, -1);
     }
     fq_status s = FQ_OK;
     for (int64_t layer = 0; layer < m->num_hidden_layers && s == FQ_OK; layer++) s = check_layer(&c, layer, e);

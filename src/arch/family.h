@@ -94,14 +94,21 @@ const char *fqi_axis_name(fqi_axis a);       /* "intermediate_size", "query head
 /* Is the tensor of this row expected in layer `layer` of this model? (dense or sparse layer, biases, ...) */
 bool fqi_row_expected(const fqi_row *r, const fq_model *m, int64_t layer, const bool *layer_is_sparse);
 
-/* A tensor that is missing, or a bound one that the model has no place for. */
+typedef enum fqi_misfit_kind {
+    FQI_MISSING,             /* a tensor that is not there */
+    FQI_NO_PLACE,            /* a bound one of a layer, an expert or an MLP that the model does not have */
+    FQI_TWO_FORMS            /* experts of one layer both fused and one by one: an engine reads one form and drops the other in
+                                silence. row is a fused one; said once for a layer */
+} fqi_misfit_kind;
+
 typedef struct fqi_misfit {
+    fqi_misfit_kind kind;
     const fqi_row *row;
     int64_t layer, expert;   /* -1 if none */
-    size_t index;            /* into bound: one that has no place (layer or expert past the model's); SIZE_MAX: it is missing */
+    size_t index;            /* into bound, of one without a place; else SIZE_MAX */
 } fqi_misfit;
 /* Compares all bound names with what the model must have: expected rows of every layer, every expert (per expert or fused; a
- * layer that has one fused tensor must have both and needs none per expert). Entries with row NULL are ignored, as are
+ * layer that has one fused tensor must have both and may have none per expert). Entries with row NULL are ignored, as are
  * unbound ones (canonical NULL). The first cap misfits go to out, their number to *n_misfit. Linear. */
 fq_status fqi_bind_check(const fqi_family *f, const fq_model *m, const bool *layer_is_sparse, const fqi_bound *bound, size_t n_bound, fqi_misfit *out, size_t cap, size_t *n_misfit, fq_err *e);
 /* Its canonical name ("layers.3.mlp.experts.7.up_proj.weight") into out. */

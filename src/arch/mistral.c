@@ -1,6 +1,7 @@
-/* mistral.c - Mistral 7B and its fine-tunes: llama without any bias, with a window when sliding_window is not null.
+/* mistral.c - Mistral 7B and its fine-tunes: llama without any bias, with a window unless sliding_window is null.
  *
- * Without a window it is the same function as a llama. Source: transformers models/mistral. */
+ * Without a window it is the same function as a llama. A file without the key has one: MistralConfig fills in 4096. Source:
+ * transformers models/mistral. */
 #include "arch/table.h"
 
 static const char *const architecture[] = { "MistralForCausalLM", NULL };
@@ -11,7 +12,7 @@ static const fqi_row row[] = {
     FQI_ROWS_MLP,
 };
 
-static const fqi_config_rules rules = { .window = FQI_WINDOW_KEY };
+static const fqi_config_rules rules = { .window = FQI_WINDOW_UNLESS_NULL };
 
 const fqi_family fqi_family_mistral = {
     .name = "mistral",

@@ -16,6 +16,11 @@ const json_t *fqi_reader_find(const fqi_reader *r, const char *key)
     return v ? v : fqi_reader_member(r->root, key);
 }
 
+bool fqi_reader_has(const fqi_reader *r, const char *key)
+{
+    return json_object_get(r->sub, key) != NULL || json_object_get(r->root, key) != NULL;   /* jansson takes NULL for an object */
+}
+
 const json_t *fqi_reader_holder(const fqi_reader *r, const char *key)
 {
     return fqi_reader_member(r->sub, key) ? r->sub : r->root;

@@ -25,6 +25,8 @@ const json_t *fqi_reader_member(const json_t *obj, const char *key);
 const char *fqi_reader_show(const json_t *v, char out[FQI_NAME_MAX + 3]);
 /* Value of a key, NULL when absent or null. */
 const json_t *fqi_reader_find(const fqi_reader *r, const char *key);
+/* The key stands there, be it with null. */
+bool fqi_reader_has(const fqi_reader *r, const char *key);
 /* The object that holds the key (the root when nobody does). */
 const json_t *fqi_reader_holder(const fqi_reader *r, const char *key);
 /* FQ_E_INPUT with the rule of json_tree.h's getters: "FILE: json-field: KEY: found VALUE, expected WHAT". */

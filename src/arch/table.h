@@ -75,6 +75,7 @@ typedef enum fqi_bias_rule {
 typedef enum fqi_window_rule {
     FQI_WINDOW_NONE,
     FQI_WINDOW_KEY,          /* "sliding_window" is a number */
+    FQI_WINDOW_UNLESS_NULL,  /* the same, and the family's class fills in a number where the key is absent: only null means none */
     FQI_WINDOW_USE,          /* "use_sliding_window" */
     FQI_WINDOW_USE_FROM,     /* "use_sliding_window", in layers from "max_window_layers" on */
     FQI_WINDOW_ANY           /* not known: a number, unless "use_sliding_window" is false */

@@ -75,13 +75,17 @@ bool fqi_path_is_inside(const char *dir, const char *path);
 /* Same file or folder after symlinks, or a inside b, or b inside a (either may not exist yet). FQ_E_NOMEM or FQ_E_IO when it cannot
  * be told. */
 fq_status fqi_path_overlaps(const char *a, const char *b, bool *overlap, fq_err *e);
+/* Could something be made at path, and beside it under names that are n_extra bytes longer? Rules "parent-missing",
+ * "name-too-long". What is there already does not matter. */
+fq_status fqi_path_check_place(const char *path, size_t n_extra, fq_err *e);
 
 typedef struct fqi_dirent { char *name; bool is_dir, is_file, is_link; uint64_t bytes; } fqi_dirent;
 /* Entries without "." and "..", sorted by name (is_dir/is_file say what a link points to). Memory from the arena. */
 fq_status fqi_dir_list(const char *path, fqi_arena *a, fqi_dirent **out, size_t *n, fq_err *e);
 
 fq_status fqi_mkdir(const char *path, fq_err *e);
-fq_status fqi_copy_file(const char *from, const char *to, fq_err *e);   /* regular files, byte for byte, fsync'd; to: O_EXCL */
+/* Regular files, byte for byte, fsync'd; to: O_EXCL, with the permission bits of `from` whatever the umask says. */
+fq_status fqi_copy_file(const char *from, const char *to, fq_err *e);
 fq_status fqi_write_file(const char *path, const void *bytes, size_t n, fq_err *e);   /* temp name + fsync + rename */
 fq_status fqi_sync_dir(const char *path, fq_err *e);
 fq_status fqi_remove_tree(const char *path, fq_err *e);   /* a missing path is fine; does not follow links */

@@ -80,7 +80,7 @@ static char *resolve(const char *path)
     char *head = trimmed(path), *tail = strdup(""), *real = NULL;
     while (head != NULL && tail != NULL && (real = realpath(head, NULL)) == NULL && errno == ENOENT) {
         const char *slash = strrchr(head, '/'), *base = slash != NULL ? slash + 1 : head;
-        if (!fqi_name_is_plain(base)) break; /* "missing/.." means nothing */
+        if (*base == '\0' || strcmp(base, ".") == 0 || strcmp(base, "..") == 0) break; /* "missing/.." means nothing */
         char *up = parent_of(head), *longer = malloc(strlen(base) + strlen(tail) + 2);
         if (longer != NULL) sprintf(longer, "/%s%s", base, tail);
         free(head);
@@ -130,6 +130,38 @@ fq_status fqi_path_overlaps(const char *a, const char *b, bool *overlap, fq_err 
     else s = err == ENOMEM ? fqi_fail_nomem(e, "path") : fqi_fail_sys(e, ra == NULL ? a : b, "resolve", err);
     free(ra);
     free(rb);
+    return s;
+}
+
+static fq_status check_parent(const char *path, const char *dir, fq_err *e)
+{
+    struct stat st;
+    char shown[FQI_NAME_MAX + 1];
+    int err = stat(dir, &st) == 0 ? 0 : errno;
+    if (err == 0 && S_ISDIR(st.st_mode)) return FQ_OK;
+    if (err != 0 && err != ENOENT && err != ENOTDIR) return fqi_fail_sys(e, dir, "stat", err);
+    return fqi_fail(e, FQ_E_IO, FQI_FILE(path), "parent-missing", "found no folder %s, expected one to write in", fqi_escape(shown, dir));
+}
+
+static fq_status check_name_length(const char *path, const char *dir, size_t n, size_t n_extra, fq_err *e)
+{
+    long said = pathconf(dir, _PC_NAME_MAX);
+    size_t most = said > 0 ? (size_t)said : 255; /* where nothing is said: the limit of nearly all file systems */
+    most = most > n_extra ? most - n_extra : 0;
+    if (n <= most) return FQ_OK;
+    return fqi_fail(e, FQ_E_IO, FQI_FILE(path), "name-too-long", "found a name of %zu bytes, expected at most %zu", n, most);
+}
+
+fq_status fqi_path_check_place(const char *path, size_t n_extra, fq_err *e)
+{
+    char *dir = parent_of(path), *whole = trimmed(path);
+    fq_status s = dir != NULL && whole != NULL ? check_parent(path, dir, e) : fqi_fail_nomem(e, "path");
+    if (s == FQ_OK) {
+        const char *slash = strrchr(whole, '/');
+        s = check_name_length(path, dir, strlen(slash != NULL ? slash + 1 : whole), n_extra, e);
+    }
+    free(dir);
+    free(whole);
     return s;
 }
 

@@ -241,6 +241,16 @@ fq_status fqi_write_file(const char *path, const void *bytes, size_t n, fq_err *
 
 #define COPY_BUFFER ((size_t)4 << 20)
 
+/* Before the first byte: what only its owner may read must not be open to others for the time of the copy. Set-id and sticky bits
+ * belong to the original. EPERM on a file of our own: a file system without permission bits, which loses nothing more by this. */
+static fq_status keep_mode(const fqi_file *from, const fqi_writer *to, fq_err *e)
+{
+    struct stat st;
+    if (fstat(from->fd, &st) != 0) return fqi_fail_sys(e, from->path, "stat", errno);
+    if (fchmod(to->fd, st.st_mode & 0777) == 0 || errno == EPERM || errno == ENOTSUP || errno == ENOSYS) return FQ_OK;
+    return fqi_fail_sys(e, to->path, "chmod", errno);
+}
+
 fq_status fqi_copy_file(const char *from, const char *to, fq_err *e)
 {
     fqi_file f = FQI_FILE_NONE;
@@ -253,6 +263,7 @@ fq_status fqi_copy_file(const char *from, const char *to, fq_err *e)
     }
     fq_status s = fqi_writer_open(&w, to, f.bytes, 0, FQ_IO_AUTO, e);
     bool created = s == FQ_OK;
+    if (created) s = keep_mode(&f, &w, e);
     for (uint64_t off = 0; s == FQ_OK && off < f.bytes;) {
         size_t k = f.bytes - off < COPY_BUFFER ? (size_t)(f.bytes - off) : COPY_BUFFER;
         unsigned char *data;

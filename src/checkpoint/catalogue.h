@@ -34,6 +34,8 @@ struct fq_ckpt {
                                                 NULL. Parts of quantized modules: row NULL, like what is passed through */
     bool has_config; fqi_config config;
     bool has_naming; fqi_naming naming;
+    bool partial;               /* PATH is one weight file of several (a numbered one, or an index beside it names others): what can be
+                                   read is a part of the model, and a copy of it would be one too */
     fq_finding *finding; size_t n_finding;   /* errors first */
     size_t n_error;                          /* errors found, those beyond the listed ones too */
     void *priv;                 /* parser tables that own names and shapes */

@@ -30,7 +30,6 @@ typedef struct fqi_opening {
     fqi_findings *find;
     const char *path;             /* as the user gave it */
     bool folder, single;          /* single: one weight file was named */
-    bool partial;                 /* ... and its name says that it is one of several */
     bool has_index;
     const char *index_path;       /* in the arena; also when the index was refused */
     char *index_text;             /* owned */

@@ -10,6 +10,8 @@
 #include "checkpoint/opening.h"
 #include "checkpoint/packed.h"
 
+#define RULE_NO_PLACE "tensor-without-place"
+
 typedef struct checking {
     fqi_opening *o;
     fq_ckpt *c;
@@ -113,28 +115,68 @@ static fq_status bind_all(checking *k, fq_err *e)
     return FQ_OK;
 }
 
-/* ---- what must be there ------------------------------------------------------------------------------------------------ */
+/* ---- what must be there, and what nobody announces ------------------------------------------------------------------------------------------------ */
+
+/* A layer or an expert past the last one; or a part of a mixture in a dense layer, or the reverse. */
+static void say_no_place(checking *k, const fqi_misfit *m)
+{
+    const fq_model *model = &k->c->config.model;
+    const fqi_tensor *t = &k->c->tensor[m->index];
+    const fqi_where *where = FQI_TENSOR(shard_path(k->c, t), t->name);
+    if (m->layer >= model->num_hidden_layers)
+        FQI_FIND(k->o->find, FQ_ERROR, where, RULE_NO_PLACE, "found layer %" PRId64 ", expected one below num_hidden_layers %" PRId64, m->layer, model->num_hidden_layers);
+    else if (model->num_experts > 0 && m->expert >= model->num_experts)
+        FQI_FIND(k->o->find, FQ_ERROR, where, RULE_NO_PLACE, "found expert %" PRId64 ", expected one below the number of experts %" PRId64, m->expert, model->num_experts);
+    else if (m->row->need == FQI_IF_DENSE || m->row->need == FQI_IF_MLP_BIAS)
+        FQI_FIND(k->o->find, FQ_ERROR, where, RULE_NO_PLACE, "found a part of a dense MLP in layer %" PRId64 ", expected none: config.json makes this layer sparse", m->layer);
+    else
+        FQI_FIND(k->o->find, FQ_ERROR, where, RULE_NO_PLACE, "found a part of a mixture of experts in layer %" PRId64 ", expected none: config.json makes this layer dense", m->layer);
+}
+
+static const char *misfit_rule(const fqi_misfit *m)
+{
+    switch (m->kind) {
+    case FQI_NO_PLACE: return RULE_NO_PLACE;
+    case FQI_TWO_FORMS: return "experts-in-two-forms";
+    case FQI_MISSING: break;
+    }
+    return m->row->scope == FQI_HEAD ? "tied-embeddings" : "tensor-missing";
+}
 
 static void say_misfit(checking *k, const fqi_misfit *m)
 {
     char name[512], shown[FQI_NAME_MAX + 1];
     const fq_ckpt *c = k->c;
-    const fq_model *model = &c->config.model;
-    if (m->index != SIZE_MAX) {
-        const fqi_tensor *t = &c->tensor[m->index];
-        FQI_FIND(k->o->find, FQ_ERROR, FQI_TENSOR(shard_path(c, t), t->name), "tensor-without-place",
-                 "found layer %" PRId64 ", expert %" PRId64 " (-1 = none), expected what config.json has: %" PRId64 " layers, %" PRId64 " sparse, %" PRId64 " experts",
-                 m->layer, m->expert, model->num_hidden_layers, model->n_moe_layer, model->num_experts);
+    if (m->kind == FQI_NO_PLACE) {
+        say_no_place(k, m);
         return;
     }
-    bool head = m->row->scope == FQI_HEAD;
     fqi_row_name(k->family, m->row, m->layer, m->expert, name, sizeof name);
-    if (head)
-        FQI_FIND(k->o->find, FQ_ERROR, FQI_FILE(k->o->path), "tied-embeddings",
+    if (m->kind == FQI_TWO_FORMS)
+        FQI_FIND(k->o->find, FQ_ERROR, FQI_FILE(k->o->path), misfit_rule(m),
+                 "found %s%s%s and experts of that layer one by one too, expected one form: engines read one and drop the other", c->naming.wrapper,
+                 c->naming.body_prefix, fqi_escape(shown, name));
+    else if (m->row->scope == FQI_HEAD)
+        FQI_FIND(k->o->find, FQ_ERROR, FQI_FILE(k->o->path), misfit_rule(m),
                  "found no %s, expected one: tie_word_embeddings is false (engines would take random values)", fqi_escape(shown, name));
     else
-        FQI_FIND(k->o->find, FQ_ERROR, FQI_FILE(k->o->path), "tensor-missing", "found no %s%s%s, expected one", c->naming.wrapper,
+        FQI_FIND(k->o->find, FQ_ERROR, FQI_FILE(k->o->path), misfit_rule(m), "found no %s%s%s, expected one", c->naming.wrapper,
                  c->naming.body_prefix, fqi_escape(shown, name));
+}
+
+/* A stored bias that config.json does not announce. An engine builds the layer without it and then stops or drops it, so what it
+ * computes may differ from what was trained; fitq itself only moves values. */
+static void check_unannounced(checking *k)
+{
+    const fq_ckpt *c = k->c;
+    for (size_t i = 0; i < c->n_tensor; i++) {
+        const fqi_row *row = c->bound[i].row;
+        bool bias = row && (row->need == FQI_IF_Q_BIAS || row->need == FQI_IF_KV_BIAS || row->need == FQI_IF_O_BIAS || row->need == FQI_IF_MLP_BIAS);
+        if (!bias || c->bound[i].layer >= c->config.model.num_hidden_layers || fqi_row_expected(row, &c->config.model, c->bound[i].layer, c->config.layer_is_sparse)) continue;
+        const fqi_tensor *t = &c->tensor[i];
+        FQI_FIND(k->o->find, FQ_WARNING, FQI_TENSOR(shard_path(c, t), t->name), "unannounced-bias",
+                 "found a bias that config.json does not announce, expected none: engines stop at it or leave it out");
+    }
 }
 
 #define MAX_MISFIT ((size_t)64)
@@ -155,8 +197,8 @@ static void lend_rows(checking *k, bool lend)
 static fq_status check_presence(checking *k, fq_err *e)
 {
     fq_ckpt *c = k->c;
-    if (k->o->partial) {
-        FQI_FIND(k->o->find, FQ_NOTE, FQI_FILE(k->o->path), "one-of-several", "found one file of a numbered set: missing tensors are not looked for");
+    if (c->partial) {
+        FQI_FIND(k->o->find, FQ_NOTE, FQI_FILE(k->o->path), "one-of-several", "found one file of several: missing tensors are not looked for");
         return FQ_OK;
     }
     fqi_misfit misfit[MAX_MISFIT];
@@ -164,7 +206,7 @@ static fq_status check_presence(checking *k, fq_err *e)
     FQI_TRY(fqi_bind_check(k->family, &c->config.model, c->config.layer_is_sparse, c->bound, c->n_tensor, misfit, MAX_MISFIT, &n, e));
     for (size_t i = 0; i < n && i < MAX_MISFIT; i++) say_misfit(k, &misfit[i]);
     if (n > MAX_MISFIT)
-        fqi_finding_more(k->o->find, FQ_ERROR, misfit[MAX_MISFIT - 1].index == SIZE_MAX ? "tensor-missing" : "tensor-without-place", n - MAX_MISFIT);
+        fqi_finding_more(k->o->find, FQ_ERROR, misfit_rule(&misfit[MAX_MISFIT - 1]), n - MAX_MISFIT);
     return FQ_OK;
 }
 
@@ -412,7 +454,7 @@ static fq_status fill_info(checking *k, fq_err *e)
     i->tied = c->n_tensor > 0 && c->has_naming && !has_head(c);
     char *fitted = fqi_path_join(c->dir, "fitq.json");
     if (!fitted) return fqi_fail_nomem(e, "path");
-    i->fitted = !k->o->single && fqi_path_exists(fitted);
+    i->fitted = fqi_path_exists(fitted);
     free(fitted);
     if (i->fitted) FQI_FIND(k->o->find, FQ_NOTE, FQI_FILE(k->o->path), "fitted", "found fitq.json: fitq unpad gives the original back");
     return FQ_OK;
@@ -429,6 +471,7 @@ fq_status fqi_soundness_check(fqi_opening *o, fq_err *e)
         FQI_TRY(bind_all(&k, e));
         lend_rows(&k, true);
         FQI_TRY(check_presence(&k, e));
+        check_unannounced(&k);
         check_head(&k);
         lend_rows(&k, false);
         check_shapes(&k);

@@ -215,12 +215,41 @@ static fq_status take_folder(fqi_opening *o, fq_err *e)
 
 /* ---- one file ------------------------------------------------------------------------------------------------------ */
 
+/* True if the index at `name` of the folder lists `file` and others. Any index that says so counts; one that cannot be read says
+ * nothing, since the user asked for the file. */
+static bool lists_others(const fqi_opening *o, const char *name, const char *file)
+{
+    char *path = fqi_path_join(o->c->dir, name), *text = NULL;
+    size_t n;
+    fqi_index x = { 0 };
+    bool yes = path && fqi_source_allows(o->c->dir, path) && fqi_file_slurp(path, FQI_INDEX_MAX_BYTES, &text, &n, NULL) == FQ_OK &&
+               fqi_index_parse(text, n, path, &x, NULL) == FQ_OK && x.n_file > 1 && holds_name(x.file, x.n_file, file);
+    fqi_index_free(&x);
+    free(text);
+    free(path);
+    return yes;
+}
+
+/* A folder that may be searched but not listed is no reason to fail: the file itself can be opened. */
+static bool is_one_of_several(fqi_opening *o, const char *name)
+{
+    size_t n_stem, n = 0;
+    unsigned number, total;
+    fqi_dirent *entry;
+    if (is_numbered(name, &n_stem, &number, &total) && total > 1) return true;
+    if (fqi_dir_list(o->c->dir, &o->c->arena, &entry, &n, NULL) != FQ_OK) return false;
+    for (size_t i = 0; i < n; i++) {
+        const char *other = entry[i].name;
+        bool index = ends_with(other, ST_INDEX_SUFFIX) || strcmp(other, TORCH_INDEX) == 0;
+        if (index && !entry[i].is_dir && lists_others(o, other, name)) return true;
+    }
+    return false;
+}
+
 static fq_status take_file(fqi_opening *o, const char *name, fq_err *e)
 {
-    size_t n_stem;
-    unsigned number, total;
     o->single = true;
-    o->partial = is_numbered(name, &n_stem, &number, &total) && total > 1;
+    o->c->partial = is_one_of_several(o, name);
     return add_file(o, name, e);
 }
 

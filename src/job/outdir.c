@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define JOURNAL "fitq.journal"
+
 static char *with_suffix(const char *path, const char *suffix)
 {
     fqi_str s = { 0 };
@@ -21,13 +23,27 @@ static char *without_slashes(const char *path)
     return strndup(path, n);
 }
 
-static fq_status check_target(const fqi_outdir *o, const char *source_dir, fq_err *e)
+/* Bytes that the longest name beside the target has more than it: TARGET.fitq-lock.PID, for a moment. */
+#define N_EXTRA (sizeof ".fitq-lock.2147483647" - 1)
+
+static bool is_written_by_us(const char *name) { return strcmp(name, "config.json") == 0 || strcmp(name, "fitq.json") == 0; }
+
+/* A mistyped -o with --overwrite must not cost a folder of photographs. */
+static fq_status check_replaceable(const char *target, fq_err *e)
 {
-    if (o->target[0] == '\0') return fqi_fail(e, FQ_E_USAGE, NULL, "target", "found an empty path, expected a folder to write");
-    bool overlap;
-    FQI_TRY(fqi_path_overlaps(source_dir, o->target, &overlap, e));
-    if (overlap)
-        return fqi_fail(e, FQ_E_IO, FQI_FILE(o->target), "target-is-source", "found the source folder, or one inside the other, expected a folder apart from it");
+    fqi_arena arena = { 0 };
+    fqi_dirent *entry = NULL;
+    size_t n = 0;
+    fq_status s = fqi_dir_list(target, &arena, &entry, &n, e);
+    bool ours = s == FQ_OK && n == 0;
+    for (size_t i = 0; i < n && !ours; i++) ours = entry[i].is_file && is_written_by_us(entry[i].name);
+    fqi_arena_free(&arena);
+    if (s != FQ_OK || ours) return s;
+    return fqi_fail(e, FQ_E_IO, FQI_FILE(target), "target-foreign", "found a folder with neither config.json nor fitq.json, expected a model or an empty folder to replace");
+}
+
+static fq_status check_existing(const fqi_outdir *o, fq_err *e)
+{
     if (!fqi_path_exists(o->target)) return FQ_OK;
     if (fqi_path_is_link(o->target))   /* the commit would refuse it, after the work */
         return fqi_fail(e, FQ_E_IO, FQI_FILE(o->target), "target-exists", "found a symbolic link, expected a path that is free");
@@ -35,7 +51,21 @@ static fq_status check_target(const fqi_outdir *o, const char *source_dir, fq_er
         return fqi_fail(e, FQ_E_IO, FQI_FILE(o->target), "target-exists", "found something that is no folder, expected a path that is free");
     if (!o->overwrite)
         return fqi_fail(e, FQ_E_IO, FQI_FILE(o->target), "target-exists", "found an existing folder, expected a path that is free (or --overwrite)");
-    return FQ_OK;
+    return check_replaceable(o->target, e);
+}
+
+static fq_status check_target(const fqi_outdir *o, const char *source_dir, fq_err *e)
+{
+    const char *slash = strrchr(o->target, '/'), *name = slash ? slash + 1 : o->target;
+    if (o->target[0] == '\0') return fqi_fail(e, FQ_E_USAGE, NULL, "target", "found an empty path, expected a folder to write");
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)   /* cannot be renamed, and the names beside it would be hidden ones */
+        return fqi_fail(e, FQ_E_USAGE, FQI_FILE(o->target), "target", "found a path that ends in \"%s\", expected one that ends in the name of a folder", name);
+    FQI_TRY(fqi_path_check_place(o->target, N_EXTRA, e));
+    bool overlap;
+    FQI_TRY(fqi_path_overlaps(source_dir, o->target, &overlap, e));
+    if (overlap)
+        return fqi_fail(e, FQ_E_IO, FQI_FILE(o->target), "target-is-source", "found the source folder, or one inside the other, expected a folder apart from it");
+    return check_existing(o, e);
 }
 
 fq_status fqi_outdir_open(fqi_outdir *o, const char *source_dir, const char *target, bool overwrite, fq_err *e)
@@ -44,7 +74,7 @@ fq_status fqi_outdir_open(fqi_outdir *o, const char *source_dir, const char *tar
     if (d.target) {
         d.staging = with_suffix(d.target, ".fitq-partial");
         d.lock = with_suffix(d.target, ".fitq-lock");
-        if (d.staging) d.journal = fqi_path_join(d.staging, "fitq.journal");
+        if (d.staging) d.journal = fqi_path_join(d.staging, JOURNAL);
     }
     fq_status s = d.target && d.staging && d.lock && d.journal ? FQ_OK : fqi_fail_nomem(e, "path");
     if (s == FQ_OK) s = check_target(&d, source_dir, e);
@@ -58,9 +88,13 @@ fq_status fqi_outdir_open(fqi_outdir *o, const char *source_dir, const char *tar
 fq_status fqi_outdir_begin(const fqi_outdir *o, bool resume, const fq_run *run, fq_err *e)
 {
     if (fqi_path_exists(o->staging)) {
+        /* Through a link the job would write into a folder that nobody named, and the commit would put the link in place. */
+        bool link = fqi_path_is_link(o->staging);
+        if (link || !fqi_path_is_dir(o->staging))
+            return fqi_fail(e, FQ_E_IO, FQI_FILE(o->staging), "partial-kind", "found %s, expected the folder of an unfinished output or nothing", link ? "a symbolic link" : "something that is no folder");
         /* Without a journal it is not an unfinished output: killed between the exchange of the names and the removal, it is the
          * old output, whose files must not get into the new one. */
-        if (resume && fqi_path_is_dir(o->staging) && fqi_path_exists(o->journal)) return FQ_OK;
+        if (resume && fqi_path_exists(o->journal)) return FQ_OK;
         if (!resume && run->log) run->log(run->user, FQ_LOG_WARN, "discarding the unfinished output of an earlier run (--resume would continue it)");
         FQI_TRY(fqi_remove_tree(o->staging, e));
     }
@@ -94,62 +128,84 @@ static bool ends_with(const char *s, const char *end)
 /* Weights in any container: another copy of the old model would contradict the new config.json. */
 static bool is_weights(const char *name)
 {
+    static const char *const stem[] = { "pytorch_model", "model", "consolidated" };
     static const char *const suffix[] = { ".safetensors", ".safetensors.index.json", ".gguf", ".pth", ".pt", ".h5", ".msgpack", ".ot", ".onnx", ".bin.index.json" };
     for (size_t i = 0; i < sizeof suffix / sizeof suffix[0]; i++)
         if (ends_with(name, suffix[i])) return true;
-    return ends_with(name, ".bin") && (strncmp(name, "pytorch_model", 13) == 0 || strncmp(name, "model", 5) == 0 || strncmp(name, "consolidated", 12) == 0);
+    if (!ends_with(name, ".bin")) return false;
+    for (size_t i = 0; i < sizeof stem / sizeof stem[0]; i++) {   /* model.bin and model-00001-of-00002.bin, not model_card.bin */
+        size_t n = strlen(stem[i]);
+        if (strncmp(name, stem[i], n) == 0 && (name[n] == '.' || name[n] == '-')) return true;
+    }
+    return false;
 }
 
-static bool is_written_by_us(const char *name) { return strcmp(name, "config.json") == 0 || strcmp(name, "fitq.json") == 0; }
-
-static bool is_read_weights(const fq_ckpt *c, const char *name)
+/* Read by the job: the new weights take its place. */
+static bool is_read(const fq_ckpt *c, const char *name)
 {
     for (size_t i = 0; i < c->n_shard; i++)
         if (strcmp(c->shard[i].name, name) == 0) return true;
-    return ends_with(name, ".index.json");
+    return c->n_shard > 0 && ends_with(name, c->shard[0].torch ? ".bin.index.json" : ".safetensors.index.json");
 }
 
-static void say_left(const fq_run *run, const char *name)
+/* Why an entry is left out; "" when there is nothing to say about it, NULL when it is copied. */
+static const char *why_not(const fq_ckpt *c, bool top, const fqi_dirent *x)
 {
-    if (!run->log) return;
+    if (top && (is_written_by_us(x->name) || is_read(c, x->name))) return "";
+    if (top && strcmp(x->name, JOURNAL) == 0) return "fitq keeps its own journal under this name";
+    if (x->is_dir && x->is_link) return "a link to a folder";
+    if (x->is_dir) return x->name[0] == '.' ? "a hidden folder" : NULL;
+    if (!x->is_file) return x->is_link ? "a link to no file" : "neither a file nor a folder";
+    return is_weights(x->name) ? "weights of the source model" : NULL;
+}
+
+typedef struct copying { const fq_ckpt *c; const fq_run *run; } copying;
+
+static void say_left(const fq_run *run, const char *inside, const char *why)
+{
+    if (!run->log || *why == '\0') return;
     char line[FQI_NAME_MAX + 80], shown[FQI_NAME_MAX + 1];
-    snprintf(line, sizeof line, "not copied: %s (weights of the source model)", fqi_escape(shown, name));
+    snprintf(line, sizeof line, "not copied: %s (%s)", fqi_escape(shown, inside), why);
     run->log(run->user, FQ_LOG_INFO, line);
 }
 
-#define MAX_DEPTH 8 /* of copied folders; deeper ones are refused, so that a loop of links ends */
+static fq_status copy_tree(const copying *k, const char *from, const char *to, const char *inside, fq_err *e);
 
-static fq_status copy_tree(const char *from, const char *to, const fq_ckpt *c, const fq_run *run, int depth, fq_err *e);
-
-static fq_status copy_entry(const char *from_dir, const char *to_dir, const fqi_dirent *x, const fq_ckpt *c, const fq_run *run, int depth, fq_err *e)
+/* Folders get the usual mode: one that its owner may not write to could not be filled. */
+static fq_status copy_one(const copying *k, const char *from, const char *to, const char *inside, const fqi_dirent *x, fq_err *e)
 {
-    if (x->name[0] == '.' && x->is_dir) return FQ_OK;   /* .git, .cache */
-    if (depth == 0 && is_written_by_us(x->name)) return FQ_OK;
-    if (x->is_file && is_weights(x->name)) {
-        if (depth > 0 || !is_read_weights(c, x->name)) say_left(run, x->name);
-        return FQ_OK;
+    FQI_TRY(fqi_remove_tree(to, e));   /* left by an interrupted run */
+    if (!x->is_dir) return fqi_copy_file(from, to, e);
+    FQI_TRY(fqi_mkdir(to, e));
+    return copy_tree(k, from, to, inside, e);
+}
+
+/* inside: path from the source folder on, "" for itself. */
+static fq_status copy_entry(const copying *k, const char *from_dir, const char *to_dir, const char *inside_dir, const fqi_dirent *x, fq_err *e)
+{
+    char *inside = fqi_path_join(inside_dir, x->name), *from = NULL, *to = NULL;
+    const char *why = why_not(k->c, *inside_dir == '\0', x);
+    fq_status s = inside ? FQ_OK : fqi_fail_nomem(e, "path");
+    if (s == FQ_OK && why) say_left(k->run, inside, why);
+    else if (s == FQ_OK) {
+        from = fqi_path_join(from_dir, x->name);
+        to = fqi_path_join(to_dir, x->name);
+        s = from && to ? copy_one(k, from, to, inside, x, e) : fqi_fail_nomem(e, "path");
     }
-    char *from = fqi_path_join(from_dir, x->name), *to = fqi_path_join(to_dir, x->name);
-    fq_status s = from && to ? FQ_OK : fqi_fail_nomem(e, "path");
-    if (s == FQ_OK) s = fqi_remove_tree(to, e);   /* left by an interrupted run */
-    if (s == FQ_OK && x->is_file) s = fqi_copy_file(from, to, e);
-    else if (s == FQ_OK && x->is_dir) {
-        s = fqi_mkdir(to, e);
-        if (s == FQ_OK) s = copy_tree(from, to, c, run, depth + 1, e);
-    }
+    free(inside);
     free(from);
     free(to);
     return s;
 }
 
-static fq_status copy_tree(const char *from, const char *to, const fq_ckpt *c, const fq_run *run, int depth, fq_err *e)
+/* Real folders only, so the depth ends where paths become too long for the system. */
+static fq_status copy_tree(const copying *k, const char *from, const char *to, const char *inside, fq_err *e)
 {
-    if (depth > MAX_DEPTH) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(from), "folder-depth", "found folders nested deeper than %d", MAX_DEPTH);
     fqi_arena arena = { 0 };
     fqi_dirent *entry = NULL;
     size_t n = 0;
     fq_status s = fqi_dir_list(from, &arena, &entry, &n, e);
-    for (size_t i = 0; i < n && s == FQ_OK; i++) s = copy_entry(from, to, &entry[i], c, run, depth, e);
+    for (size_t i = 0; i < n && s == FQ_OK; i++) s = copy_entry(k, from, to, inside, &entry[i], e);
     if (s == FQ_OK) s = fqi_sync_dir(to, e);
     fqi_arena_free(&arena);
     return s;
@@ -163,7 +219,8 @@ static fq_status sweep(const fqi_outdir *o, fq_err *e)
     size_t n = 0;
     fq_status s = fqi_dir_list(o->staging, &arena, &entry, &n, e);
     for (size_t i = 0; i < n && s == FQ_OK; i++) {
-        if (entry[i].is_file && (ends_with(entry[i].name, ".safetensors") || ends_with(entry[i].name, ".journal"))) continue;
+        bool ours = ends_with(entry[i].name, ".safetensors") || strcmp(entry[i].name, JOURNAL) == 0;
+        if (ours && entry[i].is_file && !entry[i].is_link) continue;
         char *path = fqi_path_join(o->staging, entry[i].name);
         s = path ? fqi_remove_tree(path, e) : fqi_fail_nomem(e, "path");
         free(path);
@@ -175,13 +232,14 @@ static fq_status sweep(const fqi_outdir *o, fq_err *e)
 fq_status fqi_outdir_copy_rest(const fqi_outdir *o, const fq_ckpt *c, const fq_run *run, fq_err *e)
 {
     FQI_TRY(sweep(o, e));
-    return copy_tree(c->dir, o->staging, c, run, 0, e);
+    return copy_tree(&(copying){ .c = c, .run = run }, c->dir, o->staging, "", e);
 }
 
 /* ---- the end ---- */
 
 fq_status fqi_outdir_commit(fqi_outdir *o, fq_err *e)
 {
+    FQI_TRY(check_existing(o, e));   /* before the journal goes: a refused commit can still be resumed */
     FQI_TRY(fqi_remove_tree(o->journal, e));
     FQI_TRY(fqi_sync_dir(o->staging, e));
     return fqi_commit_dir(o->staging, o->target, o->overwrite, e);

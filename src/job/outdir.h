@@ -5,7 +5,10 @@
  *     TARGET                 untouched until the one rename at the end
  *
  * A job that fails because of its input leaves nothing; one that fails because of the system (space, I/O, memory) or was
- * interrupted leaves the partial folder, which the same request with `resume` continues. */
+ * interrupted leaves the partial folder, which the same request with `resume` continues.
+ *
+ * What is replaced is an output: an empty folder, or one with config.json or fitq.json. Any other folder, and any link, is refused,
+ * in the place of TARGET as in the place of TARGET.fitq-partial. */
 #ifndef FITQ_JOB_OUTDIR_H
 #define FITQ_JOB_OUTDIR_H
 
@@ -16,16 +19,20 @@ typedef struct fqi_outdir {
     bool locked, overwrite;
 } fqi_outdir;
 
-/* Checks that target may be written (rules "target-is-source", "target-exists") and locks it. */
+/* Checks that target may be written and locks it. Rules: "target" (no name, FQ_E_USAGE), "parent-missing", "name-too-long",
+ * "target-is-source", "target-exists", "target-foreign" (overwrite of what is no model). */
 fq_status fqi_outdir_open(fqi_outdir *o, const char *source_dir, const char *target, bool overwrite, fq_err *e);
-/* Makes the staging folder; without resume an older one is discarded. */
+/* Makes the staging folder; without resume an older one is discarded. Rule "partial-kind": what has its name is no folder. */
 fq_status fqi_outdir_begin(const fqi_outdir *o, bool resume, const fq_run *run, fq_err *e);
 /* One file of the result. */
 fq_status fqi_outdir_write(const fqi_outdir *o, const char *name, const char *text, size_t n, fq_err *e);
 /* Copies everything of the source folder that is neither weights nor written by fitq (tokenizer, templates, code, ...), folders
- * included. Other copies of the weights (pytorch_model.bin beside safetensors, GGUF, ...) are left behind and logged. */
+ * included; files keep their permission bits, and a link to a file becomes the file. Left out, with one log line each that names
+ * the path inside the source: other copies of the weights (pytorch_model.bin beside safetensors, GGUF, ...), hidden folders
+ * (.git, .cache), links to folders (nothing is read from elsewhere, and no loop is walked), links to nothing, FIFOs and devices,
+ * and a file that has the journal's name. */
 fq_status fqi_outdir_copy_rest(const fqi_outdir *o, const fq_ckpt *c, const fq_run *run, fq_err *e);
-/* Removes the journal, makes everything durable, renames. */
+/* Removes the journal, makes everything durable, renames. A target that appeared meanwhile is judged as by fqi_outdir_open. */
 fq_status fqi_outdir_commit(fqi_outdir *o, fq_err *e);
 /* Unlocks; outcome decides whether the staging folder stays. Zeroed is fine. */
 void fqi_outdir_close(fqi_outdir *o, fq_status outcome);

@@ -46,6 +46,8 @@ static fq_status check_source(const pad_job *j, fq_err *e)
 {
     const fq_ckpt_info *i = &j->ckpt->info;
     FQI_TRY(fq_ckpt_check(j->ckpt, e));
+    if (j->ckpt->partial)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "partial-checkpoint", "found one weight file of several, expected the folder or its index");
     if (!j->ckpt->has_config)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "config-missing", "found no config.json beside the weights, expected one");
     if (!j->ckpt->config.family || !j->ckpt->has_naming || !j->ckpt->bound)
@@ -200,35 +202,40 @@ static fq_status check_names(const pad_job *j, fq_err *e)
     return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "prefix", "found \"%s\", expected one that readers of %s know, such as \"%s\"", fqi_escape(shown, j->o->prefix), f->name, f->body_prefix[0]);
 }
 
-/* The first engine of the request that would compute head_dim from hidden_size instead of reading it; NULL if none would. */
-static fq_status misreading_engine(const pad_job *j, const fq_engine_info **out, fq_err *e)
+/* An engine of the request that computes head_dim from hidden_size instead of reading it would misread this model. */
+typedef struct misreader { char engine[32]; bool llama_helps; } misreader;
+
+static fq_status find_misreader(const pad_job *j, misreader *out, fq_err *e)
 {
     static const char *const bf16[] = { "bf16" };
     fq_plan_request r = { .tp = (const int[]){ 1 }, .n_tp = 1, .engine = j->o->engine, .n_engine = j->o->n_engine, .format = bf16, .n_format = 1 };
     fq_plan *p = NULL;
-    *out = NULL;
+    *out = (misreader){ .engine = "" };
     FQI_TRY(fq_plan_create(&j->fitted, &r, &p, e));
-    for (size_t i = 0; i < fq_plan_n_entry(p) && !*out; i++) {
+    for (size_t i = 0; i < fq_plan_n_entry(p) && out->engine[0] == '\0'; i++) {
         const fq_plan_entry *x = fq_plan_get_entry(p, i);
         for (size_t k = 0; k < x->n_violation; k++)
-            if (strcmp(x->violation[k].rule, "head-dim-ignored") == 0) *out = x->engine;
+            if (strcmp(x->violation[k].rule, "head-dim-ignored") == 0) snprintf(out->engine, sizeof out->engine, "%s", x->engine->id);
+        for (size_t k = 0; k < x->n_option; k++) out->llama_helps = out->llama_helps || x->option[k].reexpress_as[0] != '\0';
     }
     fq_plan_free(p);
     return FQ_OK;
 }
 
-/* Padded heads need an engine that honours head_dim. Planned for engines that do not, the result would load and compute nonsense:
- * refused. With lengths that were asked for, the engine is not known: said. */
+/* Heads that hidden_size / heads does not give need an engine that honours head_dim. Planned for engines that do not, the result
+ * would load and compute nonsense: refused. With lengths that were asked for, the engine is not known: said. */
 static fq_status check_head_dim(const pad_job *j, fq_err *e)
 {
-    const fq_engine_info *engine;
+    misreader m;
     char line[256];
-    if (j->as_llama || j->fitted.num_attention_heads == j->ckpt->info.model.num_attention_heads) return FQ_OK;
-    FQI_TRY(misreading_engine(j, &engine, e));
-    if (!engine) return FQ_OK;
+    const fq_model *f = &j->fitted;
+    if (j->as_llama || f->num_attention_heads * f->head_dim == f->hidden_size) return FQ_OK;
+    FQI_TRY(find_misreader(j, &m, e));
+    if (m.engine[0] == '\0') return FQ_OK;
+    const char *way = m.llama_helps ? "--as llama (the same function in the form it honours) or other engines" : "other engines";
     if (j->o->n_tp > 0)
-        return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "head-dim-ignored", "found %s among the engines, which ignores head_dim for %s, expected --as llama (the same function in the form it honours) or other engines", engine->id, j->fitted.family);
-    snprintf(line, sizeof line, "%s ignores head_dim for %s and would misread these heads; --as llama writes the same function in the form it honours", engine->id, j->fitted.family);
+        return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "head-dim-ignored", "found %s among the engines, which ignores head_dim for %s, expected %s", m.engine, f->family, way);
+    snprintf(line, sizeof line, "%s ignores head_dim for %s and would misread these heads; it takes %s", m.engine, f->family, way);
     say(j->run, FQ_LOG_WARN, line);
     return FQ_OK;
 }

@@ -139,17 +139,31 @@ typedef struct draft { fq_plan_entry *x; fqi_str text; } draft;
 
 static void note(draft *t, const char *text) { fqi_str_printf(&t->text, "%s%s", t->text.len ? "; " : "", text); }
 
+/* The first hard rule that no length mends; one that a smaller group might mend only if there is no other. */
+static const fqi_broken *lasting(const fqi_case *c, const fqi_broken_list *l)
+{
+    const fqi_broken *of_group = NULL;
+    bool chosen = fqi_format_at(c->format)->info.group_size == -1;
+    for (size_t i = 0; i < l->n; i++) {
+        const fqi_broken *b = &l->at[i];
+        if (b->axis != FQI_AX_FIXED || b->rule->soft) continue;
+        if (!chosen || b->rule->divisor >= 0) return b;
+        if (!of_group) of_group = b;
+    }
+    return of_group;
+}
+
 /* Why no fit was found: the first hard rule that is still broken, or the heads. */
 static void note_impossible(const fqi_case *c, const fqi_broken_list *l, draft *t)
 {
     const fqi_shape *s = c->shape;
     const char *family = s->m->family;
     const fqi_head_dim *h = fqi_head_dim_of(1u << c->engine, family);
+    const fqi_broken *b = lasting(c, l);
     bool heads = false;
-    for (size_t i = 0; i < l->n; i++) {
-        const fqi_broken *b = &l->at[i];
-        if (b->axis == FQI_AX_Q || b->axis == FQI_AX_KV) heads = true;
-        if (b->axis != FQI_AX_FIXED || b->rule->soft) continue;
+    for (size_t i = 0; i < l->n; i++)
+        if (l->at[i].axis == FQI_AX_Q || l->at[i].axis == FQI_AX_KV) heads = true;
+    if (b) {
         fqi_str_printf(&t->text, "no length that fitq can change mends %s: %s", b->v.rule, b->v.text);
         if (b->rule->check == FQI_CK_HEAD_DIM_READ) note(t, "writing it as llama is no way out for this engine and model");
         return;
@@ -217,7 +231,7 @@ static fq_status not_judged(fq_plan *p, const fqi_case *c, draft *t, fq_err *e)
     FQI_TRY(fqi_option_as_is(c, &p->ask, &p->arena, &x->option, e));
     x->n_option = 1;
     x->verdict = FQ_UNKNOWN;
-    fqi_str_printf(&t->text, "the tables have no rules of %s for %s: not judged", x->engine->name, x->format->id);
+    fqi_str_printf(&t->text, "not judged: the tables have no rules of %s for %s", x->engine->id, x->format->id);
     if (x->n_violation) note(t, "what does not depend on the format is listed");
     return FQ_OK;
 }

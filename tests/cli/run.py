@@ -27,6 +27,7 @@ def normal(text, work):
     text = re.sub(r'\bin \d+\.\d s\b', 'in N s', text)
     text = re.sub(r'"seconds": [0-9.e-]+', '"seconds": N', text)
     text = re.sub(r'"peak_memory_bytes": [0-9]+', '"peak_memory_bytes": N', text)
+    text = re.sub(r'(memory-budget: .*expected at least) \d+', r'\1 N', text)  # by the number of threads
     return re.sub(r'peak memory: about [0-9.]+ \w+', 'peak memory: about N', text)
 
 

@@ -2,9 +2,12 @@
 """Holds the documentation against the program: options in man pages and completions, symbols of the shared library, the examples
 of man pages and --help (they are run, on a small model under the names of the examples), and every console block of the READMEs
 against what the commands print. --update writes what they print into the READMEs."""
+import json
+import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -133,27 +136,53 @@ def help_examples(command):
     return [[line.strip()] for line in body.splitlines()]
 
 
+def small_model(folder):
+    """One layer with heads like those of Qwen2-72B: what fits that fits this."""
+    hidden, mlp, vocab = 1024, 924, 512
+    config = {'architectures': ['Qwen2ForCausalLM'], 'model_type': 'qwen2', 'hidden_size': hidden, 'intermediate_size': mlp,
+              'num_attention_heads': 8, 'num_key_value_heads': 8, 'num_hidden_layers': 1, 'vocab_size': vocab,
+              'max_position_embeddings': 4096, 'rms_norm_eps': 1e-6, 'rope_theta': 1e6, 'hidden_act': 'silu',
+              'tie_word_embeddings': False, 'torch_dtype': 'bfloat16'}
+    shapes = {'model.embed_tokens': (vocab, hidden), 'lm_head': (vocab, hidden), 'model.norm': (hidden,)}
+    layer = {'input_layernorm': (hidden,), 'post_attention_layernorm': (hidden,), 'mlp.gate_proj': (mlp, hidden),
+             'mlp.up_proj': (mlp, hidden), 'mlp.down_proj': (hidden, mlp), **{f'self_attn.{x}_proj': (hidden, hidden) for x in 'qkvo'}}
+    shapes.update({f'model.layers.0.{name}': shape for name, shape in layer.items()})
+    shapes = {f'{name}.weight': shape for name, shape in shapes.items()}
+    shapes.update({f'model.layers.0.self_attn.{x}_proj.bias': (hidden,) for x in 'qkv'})
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {'dtype': 'BF16', 'shape': shape, 'data_offsets': [begin, end]}
+    text = json.dumps(header).encode()
+    text += b' ' * (-len(text) % 8)
+    os.makedirs(folder)
+    with open(os.path.join(folder, 'config.json'), 'w', encoding='utf-8') as f:
+        json.dump(config, f)
+    with open(os.path.join(folder, 'model.safetensors'), 'wb') as f:
+        f.write(struct.pack('<Q', len(text)) + text)
+        f.truncate(8 + len(text) + end)
+
+
 def example_models(work, lines):
     """The models that the examples speak of, all of them the small one; what they write is not there yet."""
-    tiny = os.path.join(SOURCE, 'examples', 'tiny-qwen2')
     text = '\n'.join(lines)
     outputs = set(re.findall(r' -o (\S+)', text))
     shutil.copy(os.path.join(HERE, 'data', 'qwen2-72b.json'), os.path.join(work, 'config.json'))
     for name in set(re.findall(r'\bQwen2-\w+B\b(?!-)', text)) - outputs:
-        shutil.copytree(tiny, os.path.join(work, name))
+        small_model(os.path.join(work, name))
     for name in set(re.findall(r'\bQwen2-\w+B-tp\d+\b', text)) - outputs:
-        fitq('pad', tiny, '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
+        small_model(os.path.join(work, 'original'))
+        fitq('pad', os.path.join(work, 'original'), '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
+        shutil.rmtree(os.path.join(work, 'original'))
 
 
 def example_shard(work, line):
     """Where to run the line: work, or a folder of its own if it speaks of one shard of a model."""
-    tiny = os.path.join(SOURCE, 'examples', 'tiny-qwen2')
     shards = re.findall(r'\S*model-00001-of-\d+\.safetensors', line)
     for path in shards:
         folder = os.path.join(work, 'shard', os.path.dirname(path))
-        os.makedirs(folder)
-        shutil.copy(os.path.join(tiny, 'config.json'), folder)
-        shutil.copy(os.path.join(tiny, 'model.safetensors'), os.path.join(work, 'shard', path))
+        small_model(folder)
+        os.rename(os.path.join(folder, 'model.safetensors'), os.path.join(work, 'shard', path))
     return os.path.join(work, 'shard') if shards else work
 
 

@@ -629,7 +629,7 @@ def plan_refusals(lab, rng, full):
 
 
 def surroundings(lab, codes, **popen):
-    """Descriptors, TMPDIR and umask have no effect on the output."""
+    """Descriptors, TMPDIR and umask have no effect on the output; what is copied keeps the permissions of its source."""
     d = lab.folder()
     mask = popen.pop("mask", None)
     try:
@@ -642,6 +642,9 @@ def surroundings(lab, codes, **popen):
             for name in ["."] + sorted(snapshot(target)):
                 mode = os.lstat(os.path.join(target, name)).st_mode
                 want = (0o777 if stat.S_ISDIR(mode) else 0o666) & ~mask
+                source = os.path.join(lab.src, name)
+                if os.path.isfile(source) and name not in ("config.json", "fitq.json", "model.safetensors"):
+                    want = os.lstat(source).st_mode & 0o777
                 need(stat.S_IMODE(mode) == want, f"{name}: mode {stat.S_IMODE(mode):o}, expected {want:o}")
     finally:
         shutil.rmtree(d, ignore_errors=True)

@@ -274,6 +274,7 @@ static void say_text_fields(out *o, const fqt_model *m, const family *f, const c
     if (f->head_dim_key || m->head_dim * m->heads != m->hidden) say(o, "%s\"head_dim\": %" PRId64 ",\n", in, m->head_dim);
     if (!f->qkv_bias) say(o, "%s\"attention_bias\": %s,\n", in, m->attention_bias ? "true" : "false");
     if (m->mlp_bias) say(o, "%s\"mlp_bias\": true,\n", in);
+    if (!strcmp(f->name, "mistral")) say(o, "%s\"sliding_window\": null,\n", in);   /* without the key there is one */
     if (f->mixtral) {
         say(o, "%s\"num_local_experts\": %" PRId64 ",\n%s\"num_experts_per_tok\": %" PRId64 ",\n", in, m->experts, in, m->top_k);
     } else if (f->moe) {

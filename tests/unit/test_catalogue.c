@@ -170,7 +170,7 @@ static void path_spellings(void **state)
         assert_string_equal(fq_ckpt_get_info(c)->path, row[i].path);
         fq_ckpt_close(c);
     }
-    expect_finding(one, FQ_NOTE, "one-of-several", "one file of a numbered set");
+    expect_finding(one, FQ_NOTE, "one-of-several", "one file of several");
     char old[4096];
     assert_non_null(getcwd(old, sizeof old));
     assert_int_equal(chdir(dir), 0);
@@ -243,6 +243,49 @@ static void fitted_is_said(void **state)
     fq_ckpt *c = open_ok(dir);
     assert_true(fq_ckpt_get_info(c)->fitted);
     fq_ckpt_close(c);
+    char *file = fqt_join(dir, "model.safetensors");   /* the same weights under their own name */
+    expect_finding(file, FQ_NOTE, "fitted", "fitq unpad");
+    c = open_ok(file);
+    assert_true(fq_ckpt_get_info(c)->fitted);
+    fq_ckpt_close(c);
+    free(file);
+}
+
+static bool is_partial(const char *name)
+{
+    char *path = fqt_join(dir, name);
+    fq_ckpt *c = open_ok(path);
+    bool partial = c->partial;
+    fq_ckpt_close(c);
+    free(path);
+    return partial;
+}
+
+/* One file may be the model or a part of it: its number says so, or an index beside it. */
+static void a_part_is_told_from_the_whole(void **state)
+{
+    (void)state;
+    static const fqt_tensor two[] = { { .name = "model.layers.0.input_layernorm.weight", .dtype = "BF16", .rank = 1, .shape = { 8 } },
+                                      { .name = "model.norm.weight", .dtype = "BF16", .rank = 1, .shape = { 8 } } };
+    fqt_write_safetensors(dir, "first.safetensors", &two[0], 1, 1);
+    fqt_write_safetensors(dir, "second.safetensors", &two[1], 1, 1);
+    fqt_write_safetensors(dir, "whole.safetensors", two, 2, 1);
+    fqt_write_safetensors(dir, "model-00001-of-00001.safetensors", two, 2, 1);
+    fqt_write_safetensors(dir, "model-00002-of-00003.safetensors", two, 2, 1);
+    assert_false(is_partial("first.safetensors"));   /* nothing says that there is a second one */
+    fqt_write_text(dir, "model.safetensors.index.json", "not an index");
+    assert_false(is_partial("first.safetensors"));
+    fqt_write_text(dir, "model.safetensors.index.json",
+                   "{\"weight_map\": {\"model.layers.0.input_layernorm.weight\": \"first.safetensors\", \"model.norm.weight\": \"second.safetensors\"}}");
+    assert_true(is_partial("first.safetensors"));
+    assert_true(is_partial("second.safetensors"));
+    assert_false(is_partial("whole.safetensors"));
+    assert_false(is_partial("model-00001-of-00001.safetensors"));
+    assert_true(is_partial("model-00002-of-00003.safetensors"));
+    assert_false(is_partial(""));
+    assert_false(is_partial("model.safetensors.index.json"));
+    fqt_write_text(dir, "model.safetensors.index.json", "{\"weight_map\": {\"model.norm.weight\": \"second.safetensors\"}}");
+    assert_false(is_partial("second.safetensors"));
 }
 
 /* ---- each kind of unsoundness ---- */
@@ -283,6 +326,35 @@ static void lose_layer(fqt_table *t)
         if (strstr(t->t[i].name, "layers.2.")) fqt_table_remove(t, t->t[i].name);
     }
 }
+static void add_expert(fqt_table *t) { fqt_table_add(t, "model.layers.1.mlp.experts.77.up_proj.weight", "BF16", 2, (int64_t[]){ 12, 48 }); }
+static void add_dense(fqt_table *t) { fqt_table_add(t, UP ".weight", "BF16", 2, (int64_t[]){ 52, 48 }); }
+static void add_router(fqt_table *t) { fqt_table_add(t, "model.layers.0.mlp.gate.weight", "BF16", 2, (int64_t[]){ 5, 48 }); }
+/* The same experts twice, in the shapes that config.json says. */
+static void add_one_by_one(fqt_table *t)
+{
+    static char name[64][64];
+    const fqt_tensor *both = fqt_table_find(t, "model.layers.1.mlp.experts.gate_up_proj");
+    const int64_t n_expert = both->shape[0], width = both->shape[1] / 2, hidden = both->shape[2];
+    assert_true(n_expert <= 16);
+    for (int64_t k = 0; k < n_expert; k++) {
+        static const char *const part[] = { "gate", "up", "down" };
+        for (int64_t p = 0; p < 3; p++) {
+            char *s = name[3 * k + p];
+            snprintf(s, sizeof name[0], "model.layers.1.mlp.experts.%d.%s_proj.weight", (int)k, part[p]);
+            fqt_table_add(t, s, "BF16", 2, p < 2 ? (int64_t[]){ width, hidden } : (int64_t[]){ hidden, width });
+        }
+    }
+}
+static void add_q_bias(fqt_table *t)
+{
+    const int64_t n = fqt_table_find(t, "model.layers.1.self_attn.q_proj.weight")->shape[0];
+    fqt_table_add(t, "model.layers.1.self_attn.q_proj.bias", "BF16", 1, &n);
+}
+static void add_mlp_bias(fqt_table *t)
+{
+    const int64_t n = fqt_table_find(t, "model.layers.1.mlp.down_proj.weight")->shape[0];
+    fqt_table_add(t, "model.layers.1.mlp.down_proj.bias", "BF16", 1, &n);
+}
 static void lose_head(fqt_table *t) { fqt_table_remove(t, "lm_head.weight"); }
 static void lose_expert(fqt_table *t) { fqt_table_remove(t, "model.layers.2.mlp.experts.4.down_proj.weight"); }
 static void lose_layers_all(fqt_table *t)
@@ -306,7 +378,8 @@ static void unsound_models(void **state)
 {
     (void)state;
     const fqt_model q = { .family = "qwen2" }, sharded = { .family = "qwen2", .n_shard = 3 }, tied = { .family = "qwen2", .tied = true },
-                    moe = { .family = "qwen3_moe" };
+                    moe = { .family = "qwen3_moe" }, fused = { .family = "qwen3_moe", .fused = true }, half = { .family = "qwen2_moe", .sparse_step = 2 },
+                    llama = { .family = "llama" };
     with_damage(&q, wrong_width, FQ_ERROR, "tensor-shape", "tensor model.layers.1.mlp.up_proj.weight: tensor-shape: found 51 in dimension 0, expected 52 (intermediate_size)");
     with_damage(&sharded, wrong_width, FQ_ERROR, "tensor-shape", "-of-00003.safetensors: tensor model.layers.1.mlp.up_proj.weight");
     with_damage(&q, wrong_hidden, FQ_ERROR, "tensor-shape", "found 49 in dimension 1, expected 48 (hidden_size)");
@@ -321,7 +394,13 @@ static void unsound_models(void **state)
     with_damage(&q, lose_head, FQ_ERROR, "tied-embeddings", "tie_word_embeddings is false");
     with_damage(&tied, add_head, FQ_WARNING, "tied-embeddings", "tie_word_embeddings is true");
     with_damage(&q, add_unknown, FQ_ERROR, "unknown-tensor", "extra\\x1b[2J.weight");
-    with_damage(&q, add_layer, FQ_ERROR, "tensor-without-place", "found layer 9");
+    with_damage(&q, add_layer, FQ_ERROR, "tensor-without-place", "found layer 9, expected one below num_hidden_layers 3");
+    with_damage(&moe, add_expert, FQ_ERROR, "tensor-without-place", "found expert 77, expected one below the number of experts 5");
+    with_damage(&moe, add_dense, FQ_ERROR, "tensor-without-place", "found a part of a dense MLP in layer 1");
+    with_damage(&half, add_router, FQ_ERROR, "tensor-without-place", "found a part of a mixture of experts in layer 0");
+    with_damage(&fused, add_one_by_one, FQ_ERROR, "experts-in-two-forms", "found model.layers.1.mlp.experts.gate_up_proj and experts of that layer one by one");
+    with_damage(&llama, add_q_bias, FQ_WARNING, "unannounced-bias", "model.layers.1.self_attn.q_proj.bias: unannounced-bias: found a bias");
+    with_damage(&llama, add_mlp_bias, FQ_WARNING, "unannounced-bias", "model.layers.1.mlp.down_proj.bias");
     with_damage(&q, add_zero_size, FQ_NOTE, "zero-size", "rotary_emb.inv_freq");
     with_damage(&q, mix_dtype, FQ_NOTE, "dtype-mix", "found 38 tensors in BF16 and 1 in F32");
     with_damage(&q, other_dtype, FQ_NOTE, "torch-dtype", "found bfloat16, expected what most tensors are: F16");
@@ -700,6 +779,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(every_family_is_sound), TEST(path_spellings), TEST(paths_that_cannot_be_opened), TEST(wrappers_are_said), TEST(fitted_is_said),
+        TEST(a_part_is_told_from_the_whole),
         TEST(unsound_models), TEST(everything_is_said_at_once), TEST(config_findings), TEST(gptq_is_sound), TEST(fp8_is_sound),
         TEST(shard_that_changed), TEST(total_size_is_compared), TEST(header_hash_tells_files_apart), TEST(hub_cache_links), TEST(torch_checkpoints), TEST(many_empty_tensors),
         TEST(published_checkpoints),

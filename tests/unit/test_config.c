@@ -201,6 +201,8 @@ static const char base_mixtral[] = "{\"model_type\":\"mixtral\",\"hidden_size\":
     "\"intermediate_size\":896,\"num_local_experts\":8,\"num_experts_per_tok\":2,\"num_attention_heads\":8,\"num_key_value_heads\":2}";
 static const char base_huge[] = "{\"model_type\":\"llama\",\"hidden_size\":134217728,\"vocab_size\":1000,\"num_hidden_layers\":1,"
     "\"intermediate_size\":128,\"num_attention_heads\":65536,\"num_key_value_heads\":1}";
+static const char base_mistral[] = "{\"model_type\":\"mistral\",\"hidden_size\":256,\"vocab_size\":1000,\"num_hidden_layers\":4,"
+    "\"intermediate_size\":896,\"num_attention_heads\":8,\"num_key_value_heads\":2}";
 static const char base_llama[] = "{\"model_type\":\"llama\",\"hidden_size\":256,\"vocab_size\":1000,\"num_hidden_layers\":4,"
     "\"intermediate_size\":896,\"num_attention_heads\":8}";
 static const char base_gptq[] = "{\"model_type\":\"llama\",\"hidden_size\":256,\"vocab_size\":1000,\"num_hidden_layers\":4,"
@@ -392,6 +394,11 @@ static void test_window(void **state)
         { base_qwen2, "use_sliding_window", "true", true },   /* max_window_layers absent: all layers */
         { base_qwen2, "layer_types", "[\"full_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"]", true },
         { base_llama, "sliding_window", "4096", false },
+        { base_mistral, "sliding_window", "4096", true },
+        { base_mistral, "sliding_window", "null", false },
+        { base_mistral, "x", "0", true },                     /* MistralConfig's default is 4096... */
+        { base_mistral, "layer_types", "[\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]", false },
+        { base_mixtral, "x", "0", false },                    /* ...and MixtralConfig's is none */
         { base_alien, "sliding_window", "4096", true },
         { base_alien, "sliding_window", "null", false },
     };
@@ -414,6 +421,30 @@ static void test_llama_defaults(void **state)
     parse(base_llama, "mlp_bias", "true", &c);
     assert_true(c.model.mlp_bias && !c.model.q_bias);
     fqi_config_free(&c);
+}
+
+/* What the planner is told beside lengths; a number that is odd but positive is no reason to refuse a model. */
+static void test_positions_and_towers(void **state)
+{
+    (void)state;
+    static const struct { const char *path, *value; int64_t positions; bool tower; } table[] = {
+        { "x", "0", 0, false },
+        { "max_position_embeddings", "null", 0, false },
+        { "max_position_embeddings", "40960", 40960, false },
+        { "max_position_embeddings", "4096.0", 4096, false },
+        { "max_position_embeddings", "9223372036854775807", INT64_C(1) << 40, false },
+        { "max_position_embeddings", "1e300", INT64_C(1) << 40, false },
+        { "vision_config", "{\"depth\": 32}", 0, true },
+        { "audio_config", "{}", 0, true },
+        { "vision_config", "null", 0, false },
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        fqi_config c;
+        parse(base_llama, table[i].path, table[i].value, &c);
+        assert_int_equal(c.model.max_position_embeddings, table[i].positions);
+        assert_int_equal(c.model.vision_tower, table[i].tower);
+        fqi_config_free(&c);
+    }
 }
 
 static void test_paths(void **state)
@@ -475,6 +506,7 @@ int main(void)
         cmocka_unit_test(test_sparse_layers),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_llama_defaults),
+        cmocka_unit_test(test_positions_and_towers),
         cmocka_unit_test(test_paths),
         cmocka_unit_test(test_not_a_config),
     };

@@ -395,6 +395,27 @@ static void test_tied_and_misplaced(void **state)
     }
 }
 
+/* Each layer that has both forms is said, once, and so is what the fused form lacks. */
+static void test_two_forms_are_refused(void **state)
+{
+    (void)state;
+    const fqi_family *f = fqi_family_find("qwen2_moe");
+    model_case c = moe_model();
+    for (int whole = 0; whole < 2; whole++) {
+        fqi_bound b[256];
+        fqi_misfit m[8];
+        size_t n_misfit = 0, n = all_names(f, &c, false, b);
+        assert_true(fqi_bind_name(f, &plain, "model.layers.1.mlp.experts.down_proj", &b[n++]));
+        if (whole) assert_true(fqi_bind_name(f, &plain, "model.layers.1.mlp.experts.gate_up_proj", &b[n++]));
+        assert_int_equal(fqi_bind_check(f, &c.m, c.sparse, b, n, m, 8, &n_misfit, NULL), FQ_OK);
+        assert_int_equal(n_misfit, whole ? 1 : 2);
+        assert_int_equal(m[0].kind, FQI_TWO_FORMS);
+        assert_int_equal(m[0].layer, 1);
+        assert_string_equal(m[0].row->role, whole ? "fused_gate_up_proj" : "fused_down_proj");
+        if (!whole) assert_int_equal(m[1].kind, FQI_MISSING);
+    }
+}
+
 static void test_many_missing_are_counted(void **state)
 {
     (void)state;
@@ -542,6 +563,7 @@ int main(void)
         cmocka_unit_test(test_complete_model),
         cmocka_unit_test(test_each_missing_tensor_is_named),
         cmocka_unit_test(test_tied_and_misplaced),
+        cmocka_unit_test(test_two_forms_are_refused),
         cmocka_unit_test(test_many_missing_are_counted),
         cmocka_unit_test(test_axis_length),
         cmocka_unit_test(test_cogito),

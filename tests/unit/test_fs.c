@@ -365,6 +365,26 @@ static void copies(void **state)
     free(p);
 }
 
+static void copies_keep_permissions(void **state)
+{
+    (void)state;
+    static const struct { const char *from, *to; mode_t mode, want; } t[] = {
+        { "p1", "q1", 0755, 0755 }, { "p2", "q2", 0600, 0600 }, { "p3", "q3", 0444, 0444 }, { "p4", "q4", 0666, 0666 },
+        { "p5", "q5", 04751, 0751 }, /* who it runs as is not for a copy to decide */
+    };
+    mode_t old = umask(027);
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        struct stat st;
+        spill(t[i].from, "text");
+        assert_int_equal(chmod(t[i].from, t[i].mode), 0);
+        OK(fqi_copy_file(t[i].from, t[i].to, e));
+        assert_file(t[i].to, "text", 4);
+        assert_int_equal(stat(t[i].to, &st), 0);
+        if ((st.st_mode & 07777) != t[i].want) fail_msg("%s: found mode %o, expected %o", t[i].to, st.st_mode & 07777, t[i].want);
+    }
+    umask(old);
+}
+
 /* ---- paths and folders ---- */
 
 static void plain_names(void **state)
@@ -425,12 +445,80 @@ static void overlaps(void **state)
         { "ov", "ov", true },       { "ov", "./ov/", true },     { "ov", "ov/sub", true },    { "ov", "ov-link", true },
         { "ov", "ov/new", true },   { "ov/new", "ov", true },    { "ov", "ov2", false },      { "ov", "ov-new", false },
         { "new", "new", true },     { "new", "new/deep/x", true }, { "new", "new2", false },  { "ov/sub", "ov/other", false },
+        { "ov", "ov\nnew", false },  { "ov", "ov/a\x01\n", true }, { "ov/\n", "ov/\n/b", true }, { "ov", "...", false },
     };
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         bool ab, ba;
         OK(fqi_path_overlaps(t[i].a, t[i].b, &ab, e));
         OK(fqi_path_overlaps(t[i].b, t[i].a, &ba, e));
         if (ab != t[i].overlap || ba != t[i].overlap) fail_msg("%s and %s", t[i].a, t[i].b);
+    }
+}
+
+/* As somebody whom permissions stop; the checks run in a process of their own. */
+static void assert_as_nobody(bool (*check)(void))
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (geteuid() == 0 && setuid(65534) != 0) _exit(2);
+        _exit(check() ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static bool closed_folder_is_named(void)
+{
+    fq_err e = { 0 };
+    bool overlap;
+    if (fqi_path_overlaps("ov", "closed/x", &overlap, &e) != FQ_E_IO || strcmp(e.rule, "resolve") != 0 || e.sys_errno != EACCES) return false;
+    return fqi_path_check_place("closed/dir/x", 0, &e) == FQ_E_IO && strcmp(e.rule, "stat") == 0 && e.sys_errno == EACCES;
+}
+
+static void cannot_be_told(void **state)
+{
+    (void)state;
+    bool overlap;
+    FAILS(FQ_E_IO, "resolve", fqi_path_overlaps("ov", "missing/../x", &overlap, e));
+    FAILS(FQ_E_IO, "resolve", fqi_path_overlaps("missing/.", "ov", &overlap, e));
+    OK(fqi_mkdir("closed", e));
+    OK(fqi_mkdir("closed/dir", e));
+    assert_int_equal(chmod(root, 0755), 0);
+    assert_int_equal(chmod("closed", 0), 0);
+    assert_as_nobody(closed_folder_is_named);
+    assert_int_equal(chmod("closed", 0755), 0);
+}
+
+static void places(void **state)
+{
+    (void)state;
+    OK(fqi_mkdir("pl", e));
+    spill("pl/file", "");
+    assert_int_equal(symlink("pl", "pl-link"), 0);
+    long most = pathconf("pl", _PC_NAME_MAX);
+    assert_true(most >= 143 && most < 1000);
+    char name[1100] = "pl/";
+    memset(name + 3, 'x', 1000);
+    name[3 + most] = '\0';
+    OK(fqi_path_check_place(name, 0, e));
+    FAILS(FQ_E_IO, "name-too-long", fqi_path_check_place(name, 1, e));
+    FAILS(FQ_E_IO, "name-too-long", fqi_path_check_place(name + 3, 1, e));
+    FAILS(FQ_E_IO, "name-too-long", fqi_path_check_place("x", 100000, e));
+    strcat(name, "/");
+    OK(fqi_path_check_place(name, 0, e));
+    strcpy(name + 3 + most, "x");
+    FAILS(FQ_E_IO, "name-too-long", fqi_path_check_place(name, 0, e));
+    static const struct { const char *path, *rule; } t[] = {
+        { "x", NULL },           { "./x", NULL },       { "pl", NULL },      { "pl/x", NULL },     { "pl/x/", NULL },
+        { "pl//x", NULL },       { "/x", NULL },        { "/", NULL },       { "pl/file", NULL },  { "pl/\n", NULL },
+        { "pl-link/x", NULL },   { "pl/../x", NULL },   { "no/x", "parent-missing" },          { "no/../x", "parent-missing" },
+        { "no/such/x", "parent-missing" },              { "pl/file/x", "parent-missing" },     { "pl/file/x/y", "parent-missing" },
+    };
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        fq_err err = { 0 };
+        fq_status s = fqi_path_check_place(t[i].path, 20, &err);
+        if (s != (t[i].rule ? FQ_E_IO : FQ_OK) || (t[i].rule && strcmp(err.rule, t[i].rule) != 0)) fail_msg("%s: %s", t[i].path, err.text);
     }
 }
 
@@ -635,10 +723,13 @@ int main(void)
         cmocka_unit_test(modes_follow_umask),
         cmocka_unit_test(write_file_is_atomic),
         cmocka_unit_test(copies),
+        cmocka_unit_test(copies_keep_permissions),
         cmocka_unit_test(plain_names),
         cmocka_unit_test(joins),
         cmocka_unit_test(inside),
         cmocka_unit_test(overlaps),
+        cmocka_unit_test(cannot_be_told),
+        cmocka_unit_test(places),
         cmocka_unit_test(lists),
         cmocka_unit_test(removes),
         cmocka_unit_test(commits),

@@ -224,6 +224,18 @@ static void test_refusals(void **state)
     o.overwrite = true;
     assert_int_equal(fq_pad(&o, NULL, NULL, NULL), FQ_OK);
 
+    /* one file of several, and a fitted one by its file name */
+    char *sharded = fqt_join(d.root, "sharded"), *one = fqt_join(sharded, "model-00001-of-00003.safetensors"), *fitted = fqt_join(d.out, "model.safetensors");
+    fqt_model three = { .family = "llama", .ff = 48, .n_shard = 3 };
+    fqt_make_model(sharded, &three);
+    fq_pad_options part = { .source = one, .target = d.back, .fit = { .intermediate_size_pad = 64 } };
+    assert_refused(&part, FQ_E_INPUT, "partial-checkpoint");
+    part.source = fitted;
+    assert_refused(&part, FQ_E_INPUT, "already-fitted");
+    free(sharded);
+    free(one);
+    free(fitted);
+
     /* nothing is left beside the result */
     char *partial = fqt_join(d.root, "out.fitq-partial"), *lock = fqt_join(d.root, "out.fitq-lock");
     assert_null(fopen(partial, "rb"));

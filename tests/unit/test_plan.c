@@ -342,6 +342,156 @@ static void ignored_head_dim(void **state)
     fq_plan_free(p);
 }
 
+/* A config as padding left it, given to an engine that computes head_dim by itself. */
+static void misread_as_it_is(void **state)
+{
+    (void)state;
+    fq_model m = MODEL("qwen2", 1, 256, 4, 2112, 12, 3, 32, DENSE(897, 4), .head_dim_explicit = true, .q_bias = true, .kv_bias = true);
+    fq_plan *p = plan_of(&m, "vllm", "bf16", 3, 0);
+    const fq_plan_entry *x = fq_plan_get_entry(p, 0);
+    assert_int_equal(x->verdict, FQ_NEEDS_FIT);
+    assert_int_equal(x->n_violation, 1);
+    assert_string_equal(x->violation[0].rule, "head-dim-ignored");
+    assert_string_equal(x->violation[0].text,
+                        "head_dim 32 is ignored: the engine computes hidden_size 256 / 12 heads = 21, rounded down");
+    assert_non_null(strstr(x->violation[0].source, "qwen2.py"));
+    assert_true(x->violation[0].silent);
+    assert_string_equal(x->option[0].what, "write as llama");
+    assert_string_equal(x->option[0].reexpress_as, "llama");
+    assert_memory_equal(&x->option[0].fit, &(fq_fit){ 0 }, sizeof(fq_fit));
+    fq_fit fit = { .vocab_size_pad = 1 };
+    assert_int_equal(fq_plan_joint_fit(p, &fit, NULL), FQ_OK);
+    assert_memory_equal(&fit, &(fq_fit){ 0 }, sizeof fit);
+    fq_plan_free(p);
+
+    static const struct { const char *family, *engine; fq_verdict verdict; bool silent; } cases[] = {
+        { "llama", "vllm", FQ_RUNS, false }, { "qwen3", "vllm", FQ_RUNS, false }, { "mistral", "tgi", FQ_RUNS, false },
+        { "qwen2", "transformers", FQ_RUNS, false }, { "qwen2", "lmdeploy", FQ_RUNS, false }, { "qwen2", "tensorrt-llm", FQ_RUNS, false },
+        { "qwen2", "sglang", FQ_NEEDS_FIT, true }, { "qwen2_vl", "vllm", FQ_IMPOSSIBLE, true }, { "mixtral", "sglang", FQ_IMPOSSIBLE, true },
+        { "qwen2", "tgi", FQ_IMPOSSIBLE, false }, { "llama", "tgi", FQ_IMPOSSIBLE, false }, { "mixtral", "tgi", FQ_IMPOSSIBLE, false },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        fq_model k = m;
+        snprintf(k.model_type, sizeof k.model_type, "%s", cases[i].family);
+        snprintf(k.family, sizeof k.family, "%s", cases[i].family);
+        p = plan_of(&k, cases[i].engine, "bf16", 1, 0);
+        x = fq_plan_get_entry(p, 0);
+        if (x->verdict != cases[i].verdict) fail_msg("%s %s: verdict %d; %s", cases[i].family, cases[i].engine, (int)x->verdict, x->note);
+        assert_int_equal(x->n_violation, cases[i].verdict != FQ_RUNS);
+        if (x->n_violation) assert_int_equal(x->violation[0].silent, cases[i].silent);
+        if (x->verdict == FQ_IMPOSSIBLE) assert_non_null(strstr(x->note, "head-dim-ignored"));
+        fq_plan_free(p);
+    }
+    m.hidden_size = 384; /* 12 x 32: what the engine computes is right */
+    p = plan_of(&m, "vllm", "bf16", 3, 0);
+    assert_int_equal(fq_plan_get_entry(p, 0)->verdict, FQ_RUNS);
+    fq_plan_free(p);
+}
+
+static void head_dim_not_known(void **state)
+{
+    (void)state;
+    fq_model m = MODEL("qwen2_moe", 1, 3584, 28, 152064, 28, 4, 128, MOE(2560, 64, 28), .shared_expert_intermediate_size = 20480);
+    fq_plan *p = plan_of(&m, "tgi", "bf16", 8, 0); /* heads are to be padded */
+    assert_non_null(strstr(fq_plan_get_entry(p, 0)->note, "not known whether text-generation-inference honours head_dim for qwen2_moe"));
+    fq_plan_free(p);
+    p = plan_of(&m, "tgi", "bf16", 4, 0); /* they are not */
+    assert_string_equal(fq_plan_get_entry(p, 0)->note, "");
+    fq_plan_free(p);
+    p = plan_of(&m, "lmdeploy", "bf16", 8, 0);
+    assert_null(strstr(fq_plan_get_entry(p, 0)->note, "not known"));
+    fq_plan_free(p);
+}
+
+/* No verdict where there are no rules, but what every format shares is judged. */
+static void not_judged(void **state)
+{
+    (void)state;
+    static const struct { const char *engine, *format; fq_verdict verdict; } cases[] = {
+        { "transformers", "gptq-marlin", FQ_UNKNOWN }, { "tensorrt-llm", "awq", FQ_UNKNOWN }, { "tgi", "fp8-block", FQ_UNKNOWN },
+        { "tgi", "ct-int8", FQ_UNKNOWN }, { "tgi", "nvfp4", FQ_IMPOSSIBLE }, { "lmdeploy", "mxfp4", FQ_UNKNOWN },
+        { "lmdeploy", "nvfp4", FQ_IMPOSSIBLE }, { "lmdeploy", "fp8", FQ_IMPOSSIBLE }, { "vllm", "gguf-k", FQ_UNKNOWN },
+        { "tgi", "awq", FQ_RUNS }, { "lmdeploy", "gptq", FQ_RUNS },
+    };
+    const fq_model m = LLAMA31_8B, odd = QWEN2_7B;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        fq_plan *p = plan_of(&m, cases[i].engine, cases[i].format, 8, 0);
+        const fq_plan_entry *x = fq_plan_get_entry(p, 0);
+        if (x->verdict != cases[i].verdict) fail_msg("%s %s: verdict %d", cases[i].engine, cases[i].format, (int)x->verdict);
+        if (x->verdict == FQ_UNKNOWN) {
+            assert_int_equal(x->n_option, 1);
+            assert_string_equal(x->option[0].what, "as it is");
+            assert_true(x->option[0].weight_bytes_per_gpu > 0);
+            assert_non_null(strstr(x->note, "not judged"));
+            fq_err e = { 0 };
+            fq_fit fit;
+            assert_int_equal(fq_plan_joint_fit(p, &fit, &e), FQ_E_INPUT);
+            assert_non_null(strstr(e.text, "not judged"));
+        }
+        fq_plan_free(p);
+    }
+    fq_plan *p = plan_of(&odd, "transformers", "gptq", 8, 0); /* 28 heads */
+    assert_int_equal(fq_plan_get_entry(p, 0)->verdict, FQ_UNKNOWN);
+    assert_string_equal(fq_plan_get_entry(p, 0)->violation[0].rule, "heads-split");
+    fq_plan_free(p);
+}
+
+/* Experts through Marlin want hidden_size in steps of 128, which is nothing that padding or groups change. */
+static void marlin_experts(void **state)
+{
+    (void)state;
+    const fq_model m = MODEL("gpt_oss", 0, 2880, 36, 201088, 64, 8, 64, MOE(2880, 128, 36));
+    fq_plan *p = plan_of(&m, "vllm", "gptq-marlin", 1, 0);
+    const fq_plan_entry *x = fq_plan_get_entry(p, 0);
+    assert_int_equal(x->verdict, FQ_IMPOSSIBLE);
+    assert_non_null(strstr(x->note, "mends moe-hidden")); /* and not what a smaller group would mend */
+    fq_plan_free(p);
+    p = plan_of(&m, "vllm", "awq", 1, 0);
+    assert_string_equal(fq_plan_get_entry(p, 0)->option[0].what, "quantize in groups of 64");
+    fq_plan_free(p);
+}
+
+/* Texts are as long as they must be. */
+static void long_texts(void **state)
+{
+    (void)state;
+    const fq_model m = MODEL("glm4_moe", 0, 5120, 92, 151552, 96, 8, 128, .intermediate_size = 12288, .n_dense_layer = 3,
+                             .moe_intermediate_size = 1536, .num_experts = 160, .n_moe_layer = 89, .shared_expert_intermediate_size = 1536);
+    fq_plan *p = plan_of(&m, "vllm", "bf16", 5, 0);
+    find_option(fq_plan_get_entry(p, 0),
+                "pad intermediate_size 12288 -> 12290, pad moe_intermediate_size 1536 -> 1540, pad shared_expert_intermediate_size "
+                "1536 -> 1540, store KV heads 3x, pad heads 96/8 -> 100/25, pad vocab_size 151552 -> 151680");
+    fq_plan_free(p);
+}
+
+/* The option that needs smaller groups as well is what a plan at that group size finds, and it runs. */
+static void group_size_of_an_option(void **state)
+{
+    (void)state;
+    fq_model m = QWEN3_30B;
+    fq_plan *p = plan_of(&m, "vllm", "awq", 5, 0);
+    const fq_option o = fq_plan_get_entry(p, 0)->option[0];
+    assert_int_equal(o.group_size, 64);
+    assert_int_equal(o.fit.moe_intermediate_size_pad, 960);
+    fq_plan_free(p);
+    const char *engine = "vllm", *format = "awq";
+    int tp = 5;
+    fq_plan_request r = { .tp = &tp, .n_tp = 1, .engine = &engine, .n_engine = 1, .format = &format, .n_format = 1, .group_size = 64 };
+    assert_int_equal(fq_plan_create(&m, &r, &p, NULL), FQ_OK);
+    fq_fit fit;
+    assert_int_equal(fq_plan_joint_fit(p, &fit, NULL), FQ_OK);
+    assert_memory_equal(&fit, &o.fit, sizeof fit);
+    fq_plan_free(p);
+    m.moe_intermediate_size = fit.moe_intermediate_size_pad;
+    m.num_attention_heads = fit.num_attention_heads_pad;
+    m.num_key_value_heads = fit.num_key_value_heads_pad;
+    m.vocab_size = fit.vocab_size_pad;
+    assert_int_equal(fq_plan_create(&m, &r, &p, NULL), FQ_OK);
+    assert_int_equal(fq_plan_get_entry(p, 0)->verdict, FQ_RUNS);
+    assert_int_equal(fq_plan_get_entry(p, 0)->n_violation, 0);
+    fq_plan_free(p);
+}
+
 static void unknown_and_unusual_models(void **state)
 {
     (void)state;
@@ -447,6 +597,66 @@ static void gpu_memory(void **state)
     fq_plan_free(p);
 }
 
+/* What the tables do not model is not answered. */
+static void memory_not_known(void **state)
+{
+    (void)state;
+    const uint64_t gib = (uint64_t)1 << 30;
+    fq_model vision = QWEN2_7B;
+    vision.vision_tower = true;
+    const fq_model models[] = { DEEPSEEK_R1, QWEN3_NEXT, vision,
+                                MODEL("kimi_k2", 0, 7168, 61, 163840, 64, 64, 112, MOE(2048, 384, 61)),
+                                MODEL("qwen3_5", 0, 5120, 64, 248320, 24, 4, 256, DENSE(17408, 64)) };
+    for (size_t i = 0; i < COUNT(models); i++) {
+        fq_plan *p = plan_of(&models[i], "vllm", "bf16", 4, 4096 * gib);
+        const fq_plan_entry *x = fq_plan_get_entry(p, 0);
+        assert_true(x->memory_asked);
+        assert_false(x->memory_known || x->memory_fits);
+        assert_true(x->longest_context == 0 && x->bits_that_fit == 0);
+        assert_non_null(strstr(x->note, "not known whether it fits"));
+        fq_plan_free(p);
+    }
+    fq_plan *p = plan_of(&vision, "vllm", "bf16", 4, 0); /* said without the question too: it concerns the prices */
+    assert_non_null(strstr(fq_plan_get_entry(p, 0)->note, "tower"));
+    fq_plan_free(p);
+}
+
+/* "Fits" and "fits at" agree in every format, at every size; and no context is longer than the model's. */
+static void memory_agrees(void **state)
+{
+    (void)state;
+    const uint64_t gib = (uint64_t)1 << 30;
+    const fq_model qwen_72b = MODEL("qwen", 0, 8192, 80, 152064, 64, 64, 128, DENSE(24576, 80), .q_bias = true, .kv_bias = true);
+    fq_plan *p = plan_of(&qwen_72b, "vllm", "fp8", 4, 24 * gib);
+    assert_true(fq_plan_get_entry(p, 0)->memory_fits && fq_plan_get_entry(p, 0)->bits_that_fit == 8);
+    assert_non_null(strstr(fq_plan_get_entry(p, 0)->note, "vLLM takes 0.9 unless gpu_memory_utilization says otherwise"));
+    assert_non_null(strstr(fq_plan_get_entry(p, 0)->note, "at least 0.99"));
+    fq_plan_free(p);
+    fq_model m = LLAMA31_8B;
+    for (size_t f = 0; fq_format_get(f); f++) {
+        const char *engine = strcmp(fq_format_get(f)->id, "gguf-k") == 0 ? "llama.cpp" : "vllm";
+        int fits = 0;
+        for (uint64_t mb = 2048; mb < 40960; mb += 37) {
+            p = plan_of(&m, engine, fq_format_get(f)->id, 1, mb << 20);
+            const fq_plan_entry *x = fq_plan_get_entry(p, 0);
+            if (x->memory_fits != (x->bits_that_fit >= x->format->bits_per_weight))
+                fail_msg("%s, %d MiB: fits %d, fits at %g", x->format->id, (int)mb, x->memory_fits, x->bits_that_fit);
+            fits += x->memory_fits;
+            fq_plan_free(p);
+        }
+        assert_true(fits > 0 && fits < (40960 - 2048) / 37);
+    }
+    m.max_position_embeddings = 10000;
+    p = plan_of(&m, "vllm", "bf16", 1, 80 * gib);
+    assert_int_equal(fq_plan_get_entry(p, 0)->longest_context, 10000);
+    fq_plan_free(p);
+    m.max_position_embeddings = 4096; /* less than the 8192 that are asked for by default */
+    p = plan_of(&m, "vllm", "bf16", 1, 80 * gib);
+    assert_int_equal(fq_plan_get_entry(p, 0)->longest_context, 4096);
+    assert_non_null(strstr(fq_plan_get_entry(p, 0)->note, "longer than the model's 4096 tokens"));
+    fq_plan_free(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -454,7 +664,10 @@ int main(void)
         cmocka_unit_test(entry_order_and_defaults), cmocka_unit_test(own_format), cmocka_unit_test(parameter_counts),
         cmocka_unit_test(bytes_per_gpu), cmocka_unit_test(regroup_is_offered), cmocka_unit_test(expert_parallel_is_offered),
         cmocka_unit_test(ignored_head_dim), cmocka_unit_test(unknown_and_unusual_models), cmocka_unit_test(gguf_rows),
-        cmocka_unit_test(vocabulary), cmocka_unit_test(gpu_memory),
+        cmocka_unit_test(vocabulary), cmocka_unit_test(gpu_memory), cmocka_unit_test(misread_as_it_is),
+        cmocka_unit_test(head_dim_not_known), cmocka_unit_test(not_judged), cmocka_unit_test(marlin_experts),
+        cmocka_unit_test(long_texts), cmocka_unit_test(group_size_of_an_option), cmocka_unit_test(memory_not_known),
+        cmocka_unit_test(memory_agrees),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

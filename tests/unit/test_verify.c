@@ -15,6 +15,7 @@
 
 #include "fitq.h"
 #include "make_ckpt.h"
+#include "seal.h"
 
 #define N_FF 6
 #define N_FF_PAD 8
@@ -124,7 +125,9 @@ static void write_provenance(const char *dir, const char *ff_runs, int64_t ff_pa
              "\"target\":{\"wrapper\":\"\",\"body_prefix\":\"model.\",\"head_prefix\":\"\"}},"
              "\"added\":[%s],\"source_shards\":[],\"config_source\":\"{}\",\"config_xxh3\":\"0000000000000000\",\"tensors\":{}}",
              N_FF, (long long)ff_pad, ff_runs, N_KV, N_KV_PAD, added);
-    fqt_write_text(dir, "fitq.json", text);
+    char *sealed = fqt_seal(strdup(text));
+    fqt_write_text(dir, "fitq.json", sealed);
+    free(sealed);
 }
 
 #define ADDED "\"model.layers.0.self_attn.o_proj.bias\",\"model.layers.1.self_attn.o_proj.bias\""
