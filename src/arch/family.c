@@ -59,6 +59,11 @@ fq_status fqi_family_unknown(const char *model_type, const char *file, fq_err *e
                     fqi_escape(name, model_type), known);
 }
 
+bool fqi_family_experts_say_intermediate(const fqi_family *f)
+{
+    return f->rules->expert_width && strcmp(f->rules->expert_width, "intermediate_size") == 0;
+}
+
 /* ---- taking a name apart -------------------------------------------------------------------------------------- */
 
 static const char *skip_word(const char *s, const char *word)

@@ -91,6 +91,8 @@ bool fqi_bind_name(const fqi_family *f, const fqi_naming *naming, const char *na
 /* Length of an axis in the source model; 0 if the model has none. */
 int64_t fqi_axis_length(const fq_model *m, fqi_axis a);
 const char *fqi_axis_name(fqi_axis a);       /* "intermediate_size", "query heads x head_dim", ... */
+/* Its config.json calls the width of an expert intermediate_size (mixtral). */
+bool fqi_family_experts_say_intermediate(const fqi_family *f);
 /* Is the tensor of this row expected in layer `layer` of this model? (dense or sparse layer, biases, ...) */
 bool fqi_row_expected(const fqi_row *r, const fq_model *m, int64_t layer, const bool *layer_is_sparse);
 

@@ -159,6 +159,8 @@ fq_status fqi_map_scale(const fqi_map *in, int64_t unit, fqi_map *out, fq_err *e
 fq_status fqi_map_stack(const fqi_map *in, int parts, fqi_map *out, fq_err *e)
 {
     if (parts <= 0) return fqi_fail(e, FQ_E_USAGE, NULL, "map-parts", "found %d parts, expected 1 or more", parts);
+    if (in->n_run > FQI_MAP_MAX_RUN / (size_t)parts)
+        return fqi_fail(e, FQ_E_USAGE, NULL, "map-length", "found %d times %zu runs, expected at most %u", parts, in->n_run, FQI_MAP_MAX_RUN);
     fqi_map b = { 0 };
     int64_t n_new;
     if (!fqi_mul_i64(in->n_old, parts, &b.n_old) || !fqi_mul_i64(in->n_new, parts, &n_new)) return too_long(e, in, parts);

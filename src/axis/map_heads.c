@@ -32,6 +32,7 @@ static fq_status check(const fqi_heads *s, fq_err *e)
     if (s->h_pad < s->h) return usage(e, "padded query heads", s->h_pad, "at least the real", s->h);
     if (s->h_pad % s->kv_pad != 0) return usage(e, "padded query heads", s->h_pad, "a multiple of padded KV heads", s->kv_pad);
     if (s->h_pad > (int64_t)FQI_MAP_MAX_RUN) return usage(e, "padded query heads", s->h_pad, "at most", FQI_MAP_MAX_RUN);
+    if (s->kv_pad > (int64_t)FQI_MAP_MAX_RUN / 4) return usage(e, "padded KV heads", s->kv_pad, "at most", FQI_MAP_MAX_RUN / 4);   /* two runs for each, and twice over */
     int64_t group = s->h / s->kv, group_pad = s->h_pad / s->kv_pad;
     int64_t largest = group / s->kv_rep + (group % s->kv_rep != 0);
     if (group_pad < largest) return usage(e, "query heads per padded KV head", group_pad, "at least the share of one copy,", largest);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "format/json_scan.h"
@@ -20,10 +21,90 @@ static fq_status check_syntax(const char *text, size_t n, const char *file, fq_e
     return FQ_OK;
 }
 
+/* ---- what jansson refused -------------------------------------------------------------------------------------------- */
+
+/* jansson says in words of its own where it stopped: only the position is taken from it, and the scanner walks there again to
+ * learn the field. `level` holds, for each object around the token, where it begins and its current key. */
+typedef struct refused {
+    fqi_json_scan scan;
+    char *copy;              /* strings are unescaped in place */
+    struct { size_t open; const char *key; } level[FQI_JSON_DEPTH + 1];
+    unsigned depth;          /* of the innermost container */
+} refused;
+
+/* The token that ends at `end`. False: there is none, or no memory. */
+static bool walk_to(refused *r, const char *text, size_t n, size_t end)
+{
+    r->copy = fqi_calloc(n + 1, 1);
+    if (r->copy == NULL) return false;
+    memcpy(r->copy, text, n);
+    fqi_json_init(&r->scan, r->copy, n, NULL, 0, false);
+    while (fqi_json_next(&r->scan, NULL) == FQ_OK && r->scan.kind != FQI_JSON_END) {
+        r->depth = r->scan.depth;
+        if (r->scan.kind == FQI_JSON_OBJECT || r->scan.kind == FQI_JSON_ARRAY) {
+            r->level[r->depth].open = r->scan.begin;
+            r->level[r->depth].key = NULL;
+        }
+        if (r->scan.kind == FQI_JSON_KEY) r->level[r->depth].key = r->scan.str;
+        if (r->scan.end == end && (r->scan.kind == FQI_JSON_KEY || r->scan.kind == FQI_JSON_NUMBER)) return true;
+    }
+    return false;
+}
+
+/* "quantization_config.bits"; no key at all: "a value". */
+static const char *field_path(const refused *r, char out[FQI_NAME_MAX + 1])
+{
+    fqi_str path = { 0 };
+    for (unsigned i = 0; i <= r->depth; i++)
+        if (r->level[i].key != NULL) fqi_str_printf(&path, "%s%s", path.len > 0 ? "." : "", r->level[i].key);
+    if (path.failed || path.len == 0) strcpy(out, "a value");
+    else fqi_escape_n(out, path.s, path.len);
+    fqi_str_free(&path);
+    return out;
+}
+
+/* Where the innermost object has the current key for the first time. */
+static size_t first_place(const refused *r, const char *text, size_t n)
+{
+    const size_t open = r->level[r->depth].open;
+    const char *key = r->level[r->depth].key;
+    size_t at = r->scan.begin;
+    char *copy = fqi_calloc(n - open + 1, 1);
+    if (copy == NULL) return at;
+    memcpy(copy, text + open, n - open);
+    fqi_json_scan s;
+    fqi_json_init(&s, copy, n - open, NULL, 0, false);
+    bool found = false;
+    while (!found && fqi_json_next(&s, NULL) == FQ_OK && open + s.begin < at) found = s.kind == FQI_JSON_KEY && s.depth == 1 && strcmp(s.str, key) == 0;
+    if (found) at = open + s.begin;
+    free(copy);
+    return at;
+}
+
+static fq_status fail_refused(const char *text, size_t n, const char *file, size_t end, fq_err *e)
+{
+    refused r = { 0 };
+    char field[FQI_NAME_MAX + 1], found[FQI_NAME_MAX + 1];
+    if (!walk_to(&r, text, n, end)) {
+        free(r.copy);
+        return fqi_fail_nomem(e, file);
+    }
+    const fqi_where *where = FQI_AT(file, NULL, r.scan.begin);
+    field_path(&r, field);
+    fq_status s;
+    if (r.scan.kind == FQI_JSON_KEY) {
+        s = fqi_fail(e, FQ_E_INPUT, where, "json-duplicate-key", "%s: found it a second time, the first is at byte %zu, expected it once", field, first_place(&r, text, n));
+    } else {
+        bool real = memchr(text + r.scan.begin, '.', end - r.scan.begin) || memchr(text + r.scan.begin, 'e', end - r.scan.begin) || memchr(text + r.scan.begin, 'E', end - r.scan.begin);
+        s = fqi_fail(e, FQ_E_INPUT, where, "json-number", "%s: found %s, expected %s", field, fqi_json_describe(&r.scan, found), real ? "a number between -1.8e308 and 1.8e308" : "an integer of 64 bits");
+    }
+    free(r.copy);
+    return s;
+}
+
 fq_status fqi_json_parse(const char *text, size_t n, const char *file, json_t **out, fq_err *e)
 {
     json_error_t err;
-    char found[FQI_NAME_MAX + 1];
     FQI_TRY(check_syntax(text, n, file, e));
     errno = 0;
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &err);
@@ -31,20 +112,12 @@ fq_status fqi_json_parse(const char *text, size_t n, const char *file, json_t **
         *out = root;
         return FQ_OK;
     }
-    const char *rule = "json-syntax";
     /* jansson's lexer calls an allocation that failed a syntax error */
     if (errno == ENOMEM) return fqi_fail_nomem(e, file);
-    switch (json_error_code(&err)) {
-    case json_error_out_of_memory: return fqi_fail_nomem(e, file);
-    case json_error_duplicate_key: rule = "json-duplicate-key"; break;
-    case json_error_numeric_overflow: rule = "json-number"; break;
-    default: break;
-    }
-    /* The syntax was checked above: what jansson finds wrong with it now is a token that its memory could not hold. */
+    /* The syntax was checked above: whatever else jansson finds wrong with it is a token that its memory could not hold. */
     enum json_error_code code = json_error_code(&err);
-    if (code == json_error_invalid_syntax || code == json_error_premature_end_of_input || err.text[0] == '\0') return fqi_fail_nomem(e, file);
-    uint64_t pos = err.position < 0 ? FQI_NO_OFFSET : (uint64_t)err.position;
-    return fqi_fail(e, FQ_E_INPUT, FQI_AT(file, NULL, pos), rule, "%s", fqi_escape(found, err.text));
+    if ((code != json_error_duplicate_key && code != json_error_numeric_overflow) || err.position < 0) return fqi_fail_nomem(e, file);
+    return fail_refused(text, n, file, (size_t)err.position, e);
 }
 
 static int add_text(const char *bytes, size_t n, void *str)

@@ -1,6 +1,6 @@
 /* json_tree.h - jansson with fitq's error line and without its leniency.
  *
- * Duplicate keys are refused, numbers that overflow are refused, and getters name the file and the field. */
+ * Duplicate keys and numbers that overflow are refused with their field and place; getters name the file and the field. */
 #ifndef FITQ_FORMAT_JSON_TREE_H
 #define FITQ_FORMAT_JSON_TREE_H
 

@@ -4,6 +4,8 @@
  * input side and the output side cancel (docs/padding.md). */
 #include "job/mapping.h"
 
+#include <string.h>
+
 #include "base/checked.h"
 
 /* The axes whose channels may be dealt freely. Head axes follow head structure and the vocabulary keeps its ids. */
@@ -33,6 +35,35 @@ int64_t fqi_axis_length_pad(const fq_model *m, const fq_fit *fit, fqi_axis a)
     return fqi_axis_length(&fitted, a);
 }
 
+void fqi_fit_normalize(const fq_model *m, fq_fit *fit)
+{
+    const fqi_family *f = fqi_family_find(m->family);
+    if (!f || !fqi_family_experts_say_intermediate(f) || m->intermediate_size != 0 || fit->intermediate_size_pad == 0) return;
+    if (fit->moe_intermediate_size_pad != 0 && fit->moe_intermediate_size_pad != fit->intermediate_size_pad) return;   /* two wishes for one axis: refused with the maps */
+    fit->moe_intermediate_size_pad = fit->intermediate_size_pad;
+    fit->intermediate_size_pad = 0;
+}
+
+/* ---- refusing ---- */
+
+/* Maps know lengths, not what they are lengths of: the axis is put before what they say. */
+static fq_status fail_axis(fqi_axis a, int64_t n, int64_t n_pad, fq_status s, const fq_err *why, fq_err *e)
+{
+    const char *text = why->text;
+    size_t n_rule = strlen(why->rule);
+    if (n_rule > 0 && strncmp(text, why->rule, n_rule) == 0 && strncmp(text + n_rule, ": ", 2) == 0) text += n_rule + 2;
+    if (s == FQ_E_NOMEM) return fqi_fail_nomem(e, fqi_axis_name(a));
+    return fqi_fail(e, s, NULL, why->rule, "%s %lld -> %lld: %s", fqi_axis_name(a), (long long)n, (long long)n_pad, text);
+}
+
+static fq_status check_length(fqi_axis a, int64_t n, int64_t n_pad, fq_err *e)
+{
+    if (n_pad >= n) return FQ_OK;
+    return fqi_fail(e, FQ_E_USAGE, NULL, "map-length", "%s: found padded length %lld, expected at least the real length %lld", fqi_axis_name(a), (long long)n_pad, (long long)n);
+}
+
+/* ---- axes ---- */
+
 /* The group in which spread deals: the largest divisor of `group` such that whole groups make up every rank. A width that no
  * group divides (bf16, no quantization) is then still balanced over the ranks. */
 static int64_t deal_group(int64_t n_pad, const fqi_layout *l)
@@ -60,7 +91,10 @@ static fq_status make_channel_axes(const fq_model *m, const fq_fit *fit, const f
         if (n == n_pad) continue;
         if (n == 0)
             return fqi_fail(e, FQ_E_USAGE, NULL, "fit", "found a length %lld for %s, expected none: the model has no such axis", (long long)n_pad, fqi_axis_name(a));
-        FQI_TRY(channel_map(n, n_pad, l, &out->map[a], e));
+        FQI_TRY(check_length(a, n, n_pad, e));
+        fq_err why;
+        fq_status s = channel_map(n, n_pad, l, &out->map[a], &why);
+        if (s != FQ_OK) return fail_axis(a, n, n_pad, s, &why, e);
     }
     return FQ_OK;
 }
@@ -77,9 +111,11 @@ static fq_status make_head_axes(const fq_model *m, const fq_fit *fit, const fqi_
     };
     if (h.h == h.h_pad && h.kv == h.kv_pad && h.kv_rep == 1) return FQ_OK;
     fqi_map q = { 0 }, kv = { 0 };
-    fq_status s = fqi_map_heads(&h, &q, &kv, e);
-    if (s == FQ_OK) s = fqi_map_scale(&q, m->head_dim, &out->map[FQI_AX_Q], e);
-    if (s == FQ_OK) s = fqi_map_scale(&kv, m->head_dim, &out->map[FQI_AX_KV], e);
+    fq_err why;
+    FQI_TRY(fqi_map_heads(&h, &q, &kv, e));
+    fq_status s = fqi_map_scale(&q, m->head_dim, &out->map[FQI_AX_Q], &why);
+    if (s != FQ_OK) s = fail_axis(FQI_AX_Q, h.h, h.h_pad, s, &why, e);
+    else if ((s = fqi_map_scale(&kv, m->head_dim, &out->map[FQI_AX_KV], &why)) != FQ_OK) s = fail_axis(FQI_AX_KV, h.kv, h.kv_pad, s, &why, e);
     fqi_map_free(&q);
     fqi_map_free(&kv);
     return s;
@@ -88,8 +124,11 @@ static fq_status make_head_axes(const fq_model *m, const fq_fit *fit, const fqi_
 fq_status fqi_maps_finish(fqi_maps *m, fq_err *e)
 {
     for (int a = 0; a < FQI_N_AXIS; a++) {
-        if (m->map[a].n_run == 0) continue;
-        FQI_TRY(fqi_map_stack(&m->map[a], 2, &m->stacked[a], e));
+        const fqi_map *one = &m->map[a];
+        fq_err why;
+        if (one->n_run == 0) continue;
+        fq_status s = fqi_map_stack(one, 2, &m->stacked[a], &why);
+        if (s != FQ_OK) return fail_axis((fqi_axis)a, one->n_old, one->n_new, s, &why, e);
     }
     return FQ_OK;
 }
@@ -100,6 +139,7 @@ static fq_status make_all(const fq_model *m, const fq_fit *fit, const fqi_layout
     FQI_TRY(make_head_axes(m, fit, l, out, e));
     int64_t vocab_pad = fit_or(fit->vocab_size_pad, m->vocab_size);
     /* token ids are row numbers: new rows can only stand at the end, whatever the layout */
+    FQI_TRY(check_length(FQI_AX_VOCAB, m->vocab_size, vocab_pad, e));
     if (vocab_pad != m->vocab_size) FQI_TRY(fqi_map_tail(&out->map[FQI_AX_VOCAB], m->vocab_size, vocab_pad, e));
     return fqi_maps_finish(out, e);
 }

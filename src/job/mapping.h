@@ -30,6 +30,9 @@ void fqi_maps_free(fqi_maps *m);
  * identity. */
 bool fqi_maps_of_row(const fqi_maps *m, const fqi_row *row, const fqi_map *map[FQ_MAX_RANK]);
 
+/* A family without a dense MLP may call its experts' width intermediate_size (mixtral), and so do its users: a length asked for
+ * under that name is moved to where the maps look for it. Before anything else reads the fit. */
+void fqi_fit_normalize(const fq_model *m, fq_fit *fit);
 /* The model after the fit. */
 void fqi_model_fitted(const fq_model *m, const fq_fit *fit, fq_model *out);
 /* Axis length of `m` that `fit` changes to, or the length itself. */

@@ -338,24 +338,28 @@ static void tree_refuses(void **state)
 {
     (void)state;
     static const struct { const char *text, *start; } t[] = {
-        { "{\"a\":1,\"a\":2}", "config.json: byte " },
-        { "{\"a\":1,\"\\u0061\":2}", "config.json: byte " },
-        { "{\"a\":{\"b\":1,\"b\":1}}", "config.json: byte " },
-        { "{\"a\":1e400}", "config.json: byte " },
-        { "{\"a\":9223372036854775808}", "config.json: byte " },
+        { "{\"a\":1,\"a\":2}", "config.json: byte 7: json-duplicate-key: a: found it a second time, the first is at byte 1, expected it once" },
+        { "{\"a\":1,\"\\u0061\":2}", "config.json: byte 7: json-duplicate-key: a: found it a second time, the first is at byte 1, expected it once" },
+        { "{\"b\":[{\"b\":1}],\"a\":{\"\xc3\xa9\":{\"b\":0},\"b\":1,\"b\":1}}",
+          "config.json: byte 39: json-duplicate-key: a.b: found it a second time, the first is at byte 33, expected it once" },
+        { "{\"\\u001b\\u0027\":0, \"\\u001b'\":0}", "config.json: byte 19: json-duplicate-key: \\x1b\\x27: found it a second time, the first is at byte 1," },
+        { "{\"a\":1e400}", "config.json: byte 5: json-number: a: found 1e400, expected a number between -1.8e308 and 1.8e308" },
+        { "{\"b\":{\"x\":1},\"a\":[0, {\"c\":[-1E999,2]}]}", "config.json: byte 27: json-number: a.c: found -1E999, expected a number between" },
+        { "{\"a\":9223372036854775808}", "config.json: byte 5: json-number: a: found 9223372036854775808, expected an integer of 64 bits" },
+        { "-9223372036854775809", "config.json: byte 0: json-number: a value: found -9223372036854775809, expected an integer of 64 bits" },
         { "{\"a\":NaN}", "config.json: byte 5: json-syntax: found 'N', expected a value" },
         { "{\"a\":1,}", "config.json: byte 7: json-syntax: found '}', expected a key" },
         { "", "config.json: byte 0: json-syntax: found the end of the text, expected a value" },
     };
-    static const char *const rule[] = { "json-duplicate-key", "json-duplicate-key", "json-duplicate-key", "json-number",
-                                        "json-number", "json-syntax", "json-syntax", "json-syntax" };
+    static const char *const rule[] = { "json-duplicate-key", "json-duplicate-key", "json-duplicate-key", "json-duplicate-key", "json-number",
+                                        "json-number", "json-number", "json-number", "json-syntax", "json-syntax", "json-syntax" };
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         json_t *root = NULL;
         fq_err e = { 0 };
         assert_int_equal(fqi_json_parse(t[i].text, strlen(t[i].text), "config.json", &root, &e), FQ_E_INPUT);
         assert_null(root);
         assert_string_equal(e.rule, rule[i]);
-        assert_memory_equal(e.text, t[i].start, strlen(t[i].start));
+        if (strncmp(e.text, t[i].start, strlen(t[i].start)) != 0) fail_msg("%s\nexpected %s", e.text, t[i].start);
     }
 }
 
