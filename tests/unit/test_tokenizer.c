@@ -291,11 +291,70 @@ static void threads(void **state)
     free(text);
 }
 
+/* ---- texts and patterns that are made to take long -------------------------------------------------------------------- */
+
+/* The example's tokenizer with another pattern. */
+static fq_tokenizer *with_pattern(const char *pattern)
+{
+    const char *root = getenv("FITQ_SOURCE_DIR");
+    size_t n;
+    fq_tokenizer *t = NULL;
+    fq_err e;
+    char *text = slurp(root ? root : ".", "examples/tiny-qwen2/tokenizer.json", &n);
+    json_t *file = json_loadb(text, n, 0, NULL);
+    free(text);
+    assert_non_null(file);
+    json_t *split = json_pack("{s:s, s:[{s:s, s:{s:s}, s:s, s:b}, {s:s, s:b, s:b}]}", "type", "Sequence", "pretokenizers", "type", "Split", "pattern",
+                              "Regex", pattern, "behavior", "Isolated", "invert", 0, "type", "ByteLevel", "add_prefix_space", 0, "use_regex", 0);
+    assert_non_null(split);
+    assert_int_equal(json_object_set_new(file, "pre_tokenizer", split), 0);
+    text = json_dumps(file, 0);
+    json_decref(file);
+    assert_non_null(text);
+    if (fqi_tokenizer_parse(text, strlen(text), "made", &t, &e) != FQ_OK) fail_msg("%s", e.text);
+    return t;
+}
+
+/* Seconds to encode n bytes of `byte` with `last` behind them; *s is what came of it. */
+static double time_run(const char *pattern, char byte, size_t n, char last, fq_status *s)
+{
+    fq_tokenizer *t = with_pattern(pattern);
+    char *text = malloc(n + 1);
+    uint32_t *ids = NULL;
+    size_t n_ids;
+    assert_non_null(text);
+    memset(text, byte, n);
+    text[n] = last;
+    double start = fqi_now_seconds();
+    *s = fq_tokenizer_encode(t, text, n + 1, NULL, &ids, &n_ids, NULL);
+    double took = fqi_now_seconds() - start;
+    if (*s == FQ_OK) fq_free(ids);
+    free(text);
+    fq_tokenizer_close(t);
+    return took;
+}
+
+static void made_to_take_long(void **state)
+{
+    static const char qwen[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    static const struct { const char *pattern; char byte, last; fq_status want; } table[] = {
+        { qwen, 'a', '.', FQ_OK }, { qwen, ' ', 'x', FQ_OK }, { qwen, '\n', 'x', FQ_OK }, { qwen, '!', 'x', FQ_OK },
+        { "\\s+$", ' ', 'x', FQ_OK },               /* quadratic as it stands */
+        { "(?:a|aa)+$", 'a', 'b', FQ_E_INPUT },     /* exponential: stopped */
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        fq_status s;
+        double took = time_run(table[i].pattern, table[i].byte, 2000000, table[i].last, &s);
+        if (s != table[i].want || took > 60) fail_msg("case %zu: status %d after %.1f s", i, (int)s, took);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inp_and_out), cmocka_unit_test(small_tokenizers), cmocka_unit_test(snippets), cmocka_unit_test(wikitext),
-        cmocka_unit_test(many_scripts), cmocka_unit_test(example), cmocka_unit_test(threads),
+        cmocka_unit_test(many_scripts), cmocka_unit_test(example), cmocka_unit_test(threads), cmocka_unit_test(made_to_take_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
