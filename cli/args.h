@@ -26,6 +26,7 @@ typedef struct arg_values {
     fq_fit set;
     bool set_given;
     bool vocab, overwrite, resume, dry_run, json, quiet, tensors, weights, help;
+    bool decode, count, special, plain, skip_special;   /* tokenize */
 } arg_values;
 
 typedef enum arg_kind {

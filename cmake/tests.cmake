@@ -17,12 +17,12 @@ if(unit_shared)
   add_library(fitq_testsupport STATIC ${unit_shared})
   target_include_directories(fitq_testsupport PRIVATE include src tests/unit)
   target_link_libraries(fitq_testsupport PUBLIC fitq_static fitq_flags PkgConfig::CMOCKA PkgConfig::JANSSON
-                        PkgConfig::XXHASH ZLIB::ZLIB)
+                        PkgConfig::XXHASH PkgConfig::PCRE2 PkgConfig::UTF8PROC ZLIB::ZLIB)
   target_link_libraries(fitq_testlib INTERFACE fitq_testsupport)
 endif()
 target_include_directories(fitq_testlib INTERFACE include src tests/unit)
 target_link_libraries(fitq_testlib INTERFACE fitq_static fitq_flags PkgConfig::CMOCKA PkgConfig::JANSSON
-                      PkgConfig::XXHASH ZLIB::ZLIB Threads::Threads)
+                      PkgConfig::XXHASH PkgConfig::PCRE2 PkgConfig::UTF8PROC ZLIB::ZLIB Threads::Threads)
 foreach(source ${unit_tests})
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} ${source})
@@ -47,7 +47,7 @@ foreach(source ${fuzz_sources})
     continue()
   endif()
   target_include_directories(${name} PRIVATE include src fuzz)
-  target_link_libraries(${name} PRIVATE fitq_static fitq_flags PkgConfig::JANSSON PkgConfig::XXHASH ZLIB::ZLIB
+  target_link_libraries(${name} PRIVATE fitq_static fitq_flags PkgConfig::JANSSON PkgConfig::XXHASH PkgConfig::PCRE2 PkgConfig::UTF8PROC ZLIB::ZLIB
                         Threads::Threads)
 endforeach()
 
@@ -66,3 +66,13 @@ foreach(source ${script_tests})
   add_test(NAME ${folder}.${name} COMMAND ${Python3_EXECUTABLE} ${source})
   set_tests_properties(${folder}.${name} PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77 ENVIRONMENT "${script_env}")
 endforeach()
+
+# Against the tokenizers library, where Node.js, npm and the network are there.
+find_program(NODE_PROGRAM NAMES node nodejs)
+if(NODE_PROGRAM)
+  add_test(NAME tools.tokenizers_judge COMMAND ${NODE_PROGRAM} ${PROJECT_SOURCE_DIR}/tests/tools/tokenizers_judge.mjs)
+else()
+  add_test(NAME tools.tokenizers_judge COMMAND ${CMAKE_COMMAND} -E echo "skipped: no Node.js")
+endif()
+set_tests_properties(tools.tokenizers_judge PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77 SKIP_REGULAR_EXPRESSION "^skipped: no Node"
+                     ENVIRONMENT "${script_env}")

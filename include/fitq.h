@@ -371,6 +371,63 @@ typedef struct fq_verify_report {
  * report is filled then too, and everything was compared: the counts are of the whole. */
 fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_verify_report *report, fq_err *e);
 
+/* ---- tokenizer ------------------------------------------------------------------------------------------------ */
+
+/* Byte-level BPE as tokenizer.json describes it (Qwen2, Qwen3, Llama 3, GPT-2, DeepSeek, o200k and the like). What a file asks
+ * for and fitq does not do is refused by name when it is opened, never left out. Text is UTF-8. */
+typedef struct fq_tokenizer fq_tokenizer;
+
+typedef struct fq_tokenizer_info {
+    size_t n_vocab;       /* ids are 0 .. n_vocab - 1: the model's own and then the added ones */
+    size_t n_model;       /* of these, ids of the model's vocabulary */
+    size_t n_added;       /* entries of added_tokens; some may be in the model's vocabulary as well */
+    size_t n_merge;
+    bool nfc;             /* text is brought to Unicode's form C before it is cut */
+    size_t n_prefix, n_suffix;        /* what add_special puts before and behind a text */
+    const uint32_t *prefix, *suffix;
+} fq_tokenizer_info;
+
+typedef struct fq_added_token {
+    uint32_t id;
+    const char *content;  /* NUL-terminated */
+    bool special;         /* a control token: left out by fq_decode_options.skip_special */
+} fq_added_token;
+
+/* Zero-initialise. */
+typedef struct fq_encode_options {
+    bool add_special;     /* with what the file's post-processor puts around a text, e.g. <|begin_of_text|> */
+    bool plain;           /* the text of added tokens, e.g. "<|im_end|>", is ordinary text: for text from strangers */
+} fq_encode_options;
+
+typedef struct fq_decode_options {
+    bool skip_special;
+} fq_decode_options;
+
+/* PATH: a tokenizer.json, or a folder that has one. */
+fq_status fq_tokenizer_open(const char *path, fq_tokenizer **out, fq_err *e);
+void fq_tokenizer_close(fq_tokenizer *t);
+const fq_tokenizer_info *fq_tokenizer_get_info(const fq_tokenizer *t);
+size_t fq_tokenizer_n_vocab(const fq_tokenizer *t);
+
+/* Ids of n bytes of text. Bytes that are not well-formed UTF-8 are FQ_E_INPUT with their position (rule "utf-8"); NUL is a
+ * character like any other. o may be NULL. *ids is freed with fq_free; it is never NULL, even without any id. */
+fq_status fq_tokenizer_encode(const fq_tokenizer *t, const char *text, size_t n, const fq_encode_options *o, uint32_t **ids,
+                              size_t *n_ids, fq_err *e);
+/* The bytes that ids stand for: exact, and not always UTF-8 (a character may be cut over two ids). An id out of range is
+ * FQ_E_INPUT. o may be NULL. *text is NUL-terminated behind its *n bytes and freed with fq_free. */
+fq_status fq_tokenizer_decode(const fq_tokenizer *t, const uint32_t *ids, size_t n_ids, const fq_decode_options *o, char **text,
+                              size_t *n, fq_err *e);
+
+/* The bytes of one id, borrowed, not NUL-terminated; NULL if id >= n_vocab. */
+const char *fq_tokenizer_token(const fq_tokenizer *t, uint32_t id, size_t *n);
+bool fq_tokenizer_is_special(const fq_tokenizer *t, uint32_t id);
+void fq_tokenizer_get_added(const fq_tokenizer *t, size_t i, fq_added_token *out);  /* i < n_added, in the file's order */
+/* The id of an added token, e.g. "<|im_end|>"; false if there is none. */
+bool fq_tokenizer_find_added(const fq_tokenizer *t, const char *content, uint32_t *id);
+
+/* Frees what a function of this header says is freed with it; NULL is allowed. */
+void fq_free(void *p);
+
 #ifdef __cplusplus
 }
 #endif

@@ -19,7 +19,7 @@ LIBRARY = os.environ.get('FITQ_SHARED_LIBRARY', os.path.join(os.path.dirname(BIN
 sys.path.insert(0, HERE)
 import run as cases  # noqa: E402
 
-DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify')
+DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify', 'tokenize')
 
 
 class Wrong(Exception):
@@ -174,6 +174,11 @@ def example_models(work, lines):
         small_model(os.path.join(work, 'original'))
         fitq('pad', os.path.join(work, 'original'), '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
         shutil.rmtree(os.path.join(work, 'original'))
+    if 'fitq tokenize' in text:
+        for folder in [work] + [os.path.join(work, name) for name in os.listdir(work) if name.startswith('Qwen2-')]:
+            shutil.copy(os.path.join(SOURCE, 'examples', 'tiny-qwen2', 'tokenizer.json'), folder)
+        for name in ('prompt.txt', 'corpus.txt'):
+            shutil.copy(os.path.join(SOURCE, 'LICENSE'), os.path.join(work, name))
 
 
 def example_shard(work, line):

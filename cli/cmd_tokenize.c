@@ -1,0 +1,232 @@
+/* cmd_tokenize.c - text to ids and back, with the model's own tokenizer. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "commands.h"
+#include "output.h"
+
+typedef struct input { char *s; size_t n, cap; const char *name; } input;
+
+static int failed(const char *name, const char *what, int err)
+{
+    fq_err e = { .code = FQ_E_IO };
+    snprintf(e.text, sizeof e.text, "%.1024s: %s: %s", name, what, strerror(err));
+    return out_error(&e);
+}
+
+static int no_memory(const char *name)
+{
+    fq_err e = { .code = FQ_E_NOMEM };
+    snprintf(e.text, sizeof e.text, "out of memory: %.1024s", name);
+    return out_error(&e);
+}
+
+/* "FILE: " before a message of the library about a text, which has no file to it. */
+static int text_error(const fq_err *e, const input *in)
+{
+    fq_err named = *e;
+    if (e->code == FQ_E_NOMEM) return out_error(e);
+    snprintf(named.text, sizeof named.text, "%.1024s: %.1000s", in->name, e->text);
+    return out_error(&named);
+}
+
+/* Everything to the end of a file or a pipe. */
+static int read_all(int fd, input *in)
+{
+    for (;;) {
+        if (in->n == in->cap) {
+            size_t cap = in->cap == 0 ? 65536 : in->cap * 2;
+            char *s = cap > in->cap ? realloc(in->s, cap) : NULL;
+            if (s == NULL) return no_memory(in->name);
+            in->s = s;
+            in->cap = cap;
+        }
+        ssize_t got = read(fd, in->s + in->n, in->cap - in->n);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return failed(in->name, "read", errno);
+        if (got == 0) return 0;
+        in->n += (size_t)got;
+    }
+}
+
+static int read_input(const char *path, input *in)
+{
+    if (path == NULL || strcmp(path, "-") == 0) {
+        in->name = "standard input";
+        return read_all(STDIN_FILENO, in);
+    }
+    in->name = path;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return failed(path, "open", errno);
+    int status = read_all(fd, in);
+    close(fd);
+    return status;
+}
+
+/* ---- ids as text ------------------------------------------------------------------------------------------------- */
+
+static int not_an_id(const input *in, size_t at)
+{
+    fq_err e = { .code = FQ_E_INPUT };
+    snprintf(e.text, sizeof e.text, "%.1024s: byte %zu: token-ids: found something else, expected ids with spaces or commas between them", in->name, at);
+    return out_error(&e);
+}
+
+static int parse_ids(const input *in, uint32_t **ids, size_t *n)
+{
+    size_t cap = in->n / 2 + 1;   /* an id and what parts it from the next */
+    *ids = malloc(cap * sizeof **ids);
+    *n = 0;
+    if (*ids == NULL) return no_memory(in->name);
+    for (size_t i = 0; i < in->n;) {
+        if (strchr(" \t\r\n,[]", in->s[i]) != NULL && in->s[i] != '\0') {
+            i++;
+            continue;
+        }
+        size_t start = i;
+        uint64_t v = 0;
+        for (; i < in->n && in->s[i] >= '0' && in->s[i] <= '9' && v <= UINT32_MAX; i++) v = v * 10 + (uint64_t)(in->s[i] - '0');
+        bool ended = i == in->n || (in->s[i] != '\0' && strchr(" \t\r\n,[]", in->s[i]) != NULL);
+        if (i == start || !ended || v > UINT32_MAX) return not_an_id(in, start);
+        (*ids)[(*n)++] = (uint32_t)v;
+    }
+    return 0;
+}
+
+/* Tens of millions of them: no printf. */
+static void print_ids(const uint32_t *ids, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        char text[12];
+        size_t k = sizeof text;
+        uint32_t v = ids[i];
+        do text[--k] = (char)('0' + v % 10);
+        while ((v /= 10) != 0);
+        if (i > 0) text[--k] = ' ';
+        fwrite(text + k, 1, sizeof text - k, stdout);
+    }
+    putchar('\n');
+}
+
+/* ---- JSON ---------------------------------------------------------------------------------------------------------- */
+
+/* A string of any bytes: out_put_str escapes what is not UTF-8, but ends at a NUL. */
+static json_t *bytes_json(const char *s, size_t n)
+{
+    json_t *text = json_stringn(s, n);
+    if (text != NULL) return text;
+    char *made = malloc(4 * n + 1), *p = made;
+    if (made == NULL) return NULL;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c >= 0x20 && c < 0x7f) *p++ = (char)c;
+        else p += sprintf(p, "\\x%02x", c);
+    }
+    text = json_stringn(made, (size_t)(p - made));
+    free(made);
+    return text;
+}
+
+static int print_json(const fq_tokenizer *t, const uint32_t *ids, size_t n, bool count)
+{
+    json_t *root = json_object(), *list = json_array(), *tokens = json_array();
+    out_put_u64(root, "count", n);
+    for (size_t i = 0; i < n && !count; i++) {
+        size_t len;
+        const char *bytes = fq_tokenizer_token(t, ids[i], &len);
+        out_append(list, json_integer(ids[i]));
+        out_append(tokens, bytes_json(bytes, len));
+    }
+    if (count) {
+        json_decref(list);
+        json_decref(tokens);
+    } else {
+        out_put(root, "ids", list);
+        out_put(root, "tokens", tokens);
+    }
+    return out_json(root);
+}
+
+/* ---- the command ----------------------------------------------------------------------------------------------------- */
+
+static int encode(const fq_tokenizer *t, const arg_values *a, const input *in)
+{
+    fq_encode_options o = { .add_special = a->special, .plain = a->plain };
+    uint32_t *ids = NULL;
+    size_t n = 0;
+    fq_err e = { 0 };
+    int status = 0;
+    if (fq_tokenizer_encode(t, in->s, in->n, &o, &ids, &n, &e) != FQ_OK) return text_error(&e, in);
+    if (a->json) status = print_json(t, ids, n, a->count);
+    else if (a->count) printf("%zu\n", n);
+    else print_ids(ids, n);
+    fq_free(ids);
+    return status;
+}
+
+static int decode(const fq_tokenizer *t, const arg_values *a, const input *in)
+{
+    fq_decode_options o = { .skip_special = a->skip_special };
+    uint32_t *ids = NULL;
+    size_t n_ids, n = 0;
+    char *text = NULL;
+    fq_err e = { 0 };
+    int status = parse_ids(in, &ids, &n_ids);
+    if (status == 0 && fq_tokenizer_decode(t, ids, n_ids, &o, &text, &n, &e) != FQ_OK) status = text_error(&e, in);
+    free(ids);
+    if (status != 0) return status;
+    if (a->json) {
+        json_t *root = json_object();
+        out_put_u64(root, "count", n_ids);
+        out_put(root, "text", bytes_json(text, n));
+        status = out_json(root);
+    } else {
+        fwrite(text, 1, n, stdout);
+    }
+    fq_free(text);
+    return status;
+}
+
+static int run_tokenize(const arg_values *a)
+{
+    if (a->decode && (a->count || a->special || a->plain)) return args_usage("tokenize", "--decode does not go with --count, --special or --plain");
+    if (a->skip_special && !a->decode) return args_usage("tokenize", "--skip-special needs --decode");
+    fq_tokenizer *t = NULL;
+    fq_err e = { 0 };
+    input in = { 0 };
+    if (fq_tokenizer_open(a->operand[0], &t, &e) != FQ_OK) return out_error(&e);
+    int status = read_input(a->n_operand > 1 ? a->operand[1] : NULL, &in);
+    if (status == 0) status = a->decode ? decode(t, a, &in) : encode(t, a, &in);
+    free(in.s);
+    fq_tokenizer_close(t);
+    return status;
+}
+
+static const arg_option options[] = {
+    { "count", 0, ARG_FLAG, NULL, ARG_OFFSET(count), "print only how many ids there are", NULL, 0, 0, ARG_ANY },
+    { "decode", 0, ARG_FLAG, NULL, ARG_OFFSET(decode), "the other way: ids to text", NULL, 0, 0, ARG_ANY },
+    { "special", 0, ARG_FLAG, NULL, ARG_OFFSET(special), "add what the tokenizer puts around a text, e.g. <|begin_of_text|>", NULL, 0, 0,
+      ARG_ANY },
+    { "plain", 0, ARG_FLAG, NULL, ARG_OFFSET(plain), "the text of added tokens, e.g. \"<|im_end|>\", is ordinary text", NULL, 0, 0, ARG_ANY },
+    { "skip-special", 0, ARG_FLAG, NULL, ARG_OFFSET(skip_special), "with --decode: leave out special tokens", NULL, 0, 0, ARG_ANY },
+    ARG_OPT_JSON, ARG_OPT_HELP,
+};
+
+const arg_command cmd_tokenize = {
+    .name = "tokenize", .summary = "text to token ids with the model's own tokenizer, and back",
+    .synopsis = "PATH [FILE] [--count | --decode] [options]",
+    .text = "PATH is a tokenizer.json or a folder that has one. The text of FILE (standard input if there is none or it is -) is one text: "
+            "line ends are part of it. Its ids are printed on one line. With --decode the input is ids, and the bytes that they stand for "
+            "are printed exactly.",
+    .examples = "  fitq tokenize Qwen2-72B prompt.txt\n"
+                "  fitq tokenize Qwen2-72B corpus.txt --count\n"
+                "  printf 'Hello world' | fitq tokenize tokenizer.json\n"
+                "  fitq tokenize Qwen2-72B prompt.txt | fitq tokenize Qwen2-72B --decode\n",
+    .option = options, .n_option = sizeof options / sizeof options[0],
+    .min_operand = 1, .max_operand = 2, .run = run_tokenize,
+};
