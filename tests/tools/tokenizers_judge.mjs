@@ -1,6 +1,8 @@
 // tokenizers_judge.mjs - the ids of `fitq tokenize` against those of the tokenizers library (its npm package), on the same texts.
 //
-//     node tokenizers_judge.mjs      FITQ_BINARY, FITQ_TEST_DATA, FITQ_SOURCE_DIR from the environment
+//     FITQ_JUDGE=1 node tokenizers_judge.mjs      FITQ_BINARY, FITQ_TEST_DATA, FITQ_SOURCE_DIR from the environment
+//
+// It uses the network and takes over a minute, so it runs only where FITQ_JUDGE asks for it, as the whole check does once.
 //
 // The package is installed by name into a temporary folder, which is removed. Exit: 0 all equal, 1 a difference, 77 skipped, with the
 // reason: no data, no network, no package for this system.
@@ -20,6 +22,8 @@ function leave(status, why) {
     if (why) console.log(why);
     process.exit(status);
 }
+
+if (!process.env.FITQ_JUDGE) leave(77, 'skipped: FITQ_JUDGE is not set');
 
 function install() {
     writeFileSync(join(folder, 'package.json'), '{"private": true}');
