@@ -61,7 +61,7 @@ static void make_table(fqi_bpe *b, char text[TOKENS][64], bool trained)
         if (strlen(joined) > 60) continue;
         while (id < n && strcmp(text[id], joined) != 0) id++;
         if (id < n && trained) continue;
-        if (id == n) snprintf(text[n++], 64, "%s", joined);
+        if (id == n) snprintf(text[n++], 64, "%.63s", joined);
         assert_true(fqi_grow((void **)&b->merge, &b->cap_merge, b->n_merge + 1, sizeof *b->merge));
         b->merge[b->n_merge++] = (fqi_merge){ l, r, id };
     }
