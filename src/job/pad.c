@@ -8,11 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 #include "base/checked.h"
+#include "base/fs.h"
 #include "job/fitconfig.h"
-#include "job/outdir.h"
-#include "job/stream.h"
 #include "job/write.h"
 
 #define DEFAULT_GROUP 128
