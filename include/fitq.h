@@ -425,6 +425,163 @@ void fq_tokenizer_get_added(const fq_tokenizer *t, size_t i, fq_added_token *out
 /* The id of an added token, e.g. "<|im_end|>"; false if there is none. */
 bool fq_tokenizer_find_added(const fq_tokenizer *t, const char *content, uint32_t *id);
 
+/* ---- running a model ------------------------------------------------------------------------------------------- */
+
+/* The type in which an engine would hold weights and results. F32: the stored weights as they are, fp32 arithmetic. Else every weight and
+ * every result that an engine keeps (linear layers, norms, residuals, heads) is rounded to that type; sums are fp32. */
+typedef enum fq_served { FQ_SERVED_F32, FQ_SERVED_BF16, FQ_SERVED_FP16 } fq_served;
+
+typedef enum fq_score { FQ_SCORE_SECOND_HALF, FQ_SCORE_ALL } fq_score;
+typedef enum fq_bos { FQ_BOS_AUTO, FQ_BOS_ALWAYS, FQ_BOS_NEVER } fq_bos;
+
+/* What a model is run on: windows of `context` tokens that do not overlap, an incomplete last one left out. */
+typedef struct fq_text {
+    const char *text;     /* a file of UTF-8, cut by the model's tokenizer.json... */
+    const char *ids;      /* ...or a file of ids between blanks, as `fitq tokenize` prints them */
+    int64_t context;      /* 0 = 512 */
+    int64_t chunks;       /* most windows; 0 = all */
+    fq_score score;       /* SECOND_HALF: positions context/2 .. context-2 of a window count, as in llama.cpp; ALL: 0 .. context-2 */
+    fq_bos bos;           /* token 0 of every window becomes the beginning-of-text token: AUTO if the tokenizer puts one before a text */
+} fq_text;
+
+/* What a run will do, known before it starts. */
+typedef struct fq_run_plan {
+    uint64_t memory_bytes;      /* estimate of the peak resident memory of the process */
+    uint64_t weight_bytes;      /* to read */
+    uint64_t scratch_bytes;     /* of activations on disk; 0 = they stay in memory */
+    size_t n_window, n_token, n_scored;
+    int64_t context;
+    int n_thread;
+    const char *kernel;         /* "avx512" */
+} fq_run_plan;
+
+/* How far B's hidden states are from A's after a layer, over all tokens. layer -1: the embedding. */
+typedef struct fq_layer_diff { int64_t layer; double relative, max_abs, cosine; bool same_bits; } fq_layer_diff;
+
+typedef struct fq_value { double value, error; } fq_value;
+
+/* Zero-initialise. */
+typedef struct fq_eval_options {
+    const char *path, *reference;    /* reference may be NULL */
+    fq_text text;
+    fq_served served;
+    bool exact;                      /* fixed order of summation: bits depend on nothing but the numbers; slower */
+    const char *scratch;             /* folder for activations beyond the memory budget; NULL = TMPDIR */
+    void (*on_plan)(void *user, const fq_run_plan *p);
+    void (*on_layer)(void *user, const fq_layer_diff *d);   /* with a reference of the same depth and width */
+    void *user;
+} fq_eval_options;
+
+#define FQ_N_PERCENTILE 9
+extern const double fq_percentile[FQ_N_PERCENTILE];   /* 0.999 0.99 0.95 0.90 0.50 0.10 0.05 0.01 0.001 */
+
+/* Definitions: src/eval/stats.h. Fields of the reference are 0 without one. */
+typedef struct fq_eval_report {
+    fq_run_plan plan;
+    fq_value nll, ppl;
+    fq_value nll_reference, ppl_reference;
+    fq_value ln_ratio;               /* ln(PPL / PPL_reference), paired error */
+    fq_value kld;                    /* mean */
+    double kld_min, kld_max, kld_percentile[FQ_N_PERCENTILE];
+    fq_value delta_p, rms_delta_p;   /* of the right token's probability */
+    fq_value same_top;
+    double max_logit_diff;
+    int64_t n_vocab;                 /* logits that were compared: the real vocabulary where one of the two has a padded one */
+    int64_t n_layer;
+    double seconds, tokens_per_second;
+} fq_eval_report;
+
+/* Perplexity of a checkpoint over a text, and its distance from a reference. Both are streamed a layer at a time side by side, within
+ * run->memory_bytes (0 = what runs well). */
+fq_status fq_eval(const fq_eval_options *o, const fq_run *run, fq_eval_report *report, fq_err *e);
+
+/* Zero-initialise. */
+typedef struct fq_verify_options {
+    const char *a, *b;
+    fq_text text;                    /* neither text nor ids: two windows of pseudo-random ids */
+    fq_served served;
+    const char *scratch;
+    void (*on_plan)(void *user, const fq_run_plan *p);
+    void (*on_layer)(void *user, const fq_layer_diff *d);   /* fixed order */
+    void *user;
+} fq_verify_options;
+
+typedef enum fq_sameness {
+    FQ_SAME_BITS,       /* every logit of the real vocabulary has the same bits, in fitq's fixed order of summation */
+    FQ_SAME_REAL,       /* the weights are the same under the maps, so the function is the same in real arithmetic; logits differ within
+                           the bound */
+    FQ_SAME_NUMBERS,    /* the weights could not be compared (no maps); logits differ within the bound on this text */
+    FQ_DIFFERENT
+} fq_sameness;
+
+typedef struct fq_proof {
+    fq_sameness verdict;
+    bool weights_compared;           /* else `why_not` */
+    bool weights_same;
+    char why_not[512];
+    fq_verify_report weights;
+    fq_run_plan plan;
+    double max_logit;                /* largest |logit| of A */
+    double fixed_diff;               /* largest |logit_B - logit_A|, both in fixed order */
+    double fast_diff;                /* the same in the order of a tuned matrix product, as an engine would */
+    double noise;                    /* largest |logit_A in fast order - logit_A in fixed order|: what order alone does to A */
+    double bound;                    /* 16 * max(noise, max_logit * u), u = 2^-22 in fp32, 2^-8 as bf16, 2^-11 as fp16 */
+    fq_value kld;                    /* of B from A, fast order */
+    fq_value same_top;               /* fast order */
+    int64_t first_bad_layer;         /* first layer whose relative difference exceeds its bound; -2 = none */
+    double first_bad_relative;
+    int64_t n_vocab;
+    double seconds;
+} fq_proof;
+
+/* The whole proof: weights (fq_verify_weights), then numbers. FQ_E_DIFFERS when the verdict is FQ_DIFFERENT; the report is filled then
+ * too. */
+fq_status fq_verify(const fq_verify_options *o, const fq_run *run, fq_proof *report, fq_err *e);
+
+/* A model in memory that continues a sequence of tokens. One thread at a time. */
+typedef struct fq_generator fq_generator;
+
+/* Zero-initialise. */
+typedef struct fq_generator_options {
+    int64_t context;       /* most tokens of the sequence; 0 = the smaller of 4096 and max_position_embeddings */
+    double temperature;    /* 0 = greedy */
+    double top_p;          /* 0 and 1 = all */
+    uint64_t seed;
+    fq_served served;
+    bool exact;
+} fq_generator_options;
+
+typedef struct fq_generator_info {
+    int64_t context, n_token;        /* n_token: in the sequence so far */
+    size_t n_vocab;
+    uint64_t weight_bytes;           /* that one step of decoding reads */
+    uint64_t memory_bytes;           /* estimate for the whole process */
+    const char *kernel;
+    int n_thread;
+} fq_generator_info;
+
+/* Reads all weights. FQ_E_NOMEM, "memory-budget", if they exceed run->memory_bytes (0 = what the machine has free). `run` and what it points
+ * to must outlive *out. */
+fq_status fq_generator_open(const char *path, const fq_generator_options *o, const fq_run *run, fq_generator **out, fq_err *e);
+void fq_generator_close(fq_generator *g);
+void fq_generator_get_info(const fq_generator *g, fq_generator_info *out);
+/* Appends n ids. FQ_E_INPUT: an id out of range, or the context is full (nothing was appended then). */
+fq_status fq_generator_feed(fq_generator *g, const uint32_t *ids, size_t n, fq_err *e);
+/* Logits after the last id that was fed: n_vocab numbers, borrowed until the next call. NULL before the first. */
+const float *fq_generator_logits(const fq_generator *g);
+/* Chooses the next id from the logits (greedy: the lowest id of equal ones) and feeds it. */
+fq_status fq_generator_next(fq_generator *g, uint32_t *id, fq_err *e);
+/* True if the id ends a text, by generation_config.json or config.json. */
+bool fq_generator_is_end(const fq_generator *g, uint32_t id);
+
+typedef struct fq_chat_message { const char *role, *content; } fq_chat_message;   /* role: "system", "user", "assistant" */
+/* Ids of messages in the model's own template: ChatML (<|im_start|>) or Llama 3 (<|start_header_id|>); others are FQ_E_INPUT,
+ * "chat-template". first: the conversation begins here (beginning-of-text token where the template has one). Ends with the opening of the
+ * assistant's turn. The messages' own text is never read as control tokens. *ids is freed with fq_free. */
+fq_status fq_chat_encode(const fq_tokenizer *t, const fq_chat_message *m, size_t n, bool first, uint32_t **ids, size_t *n_ids, fq_err *e);
+/* The id that ends a turn in that template; false if the template is not known. */
+bool fq_chat_end(const fq_tokenizer *t, uint32_t *id);
+
 /* Frees what a function of this header says is freed with it; NULL is allowed. */
 void fq_free(void *p);
 

@@ -1,0 +1,60 @@
+/* layer.h - one decoder layer for a batch of tokens: attention with its cache, dense MLP or mixture, residuals. Taps.
+ *
+ *     x --+-- input_norm -- q,k,v -- (q_norm,k_norm) -- rope -- attention over the cache -- o --+--+-- post_attention_norm -- MLP or MoE --+-- x
+ *         +-----------------------------------------------------------------------------------+  +---------------------------------------+
+ *
+ * A batch is runs of consecutive tokens of some sequences, so prefill, evaluation of many windows at once and decoding of one token
+ * are the same call. A token's result depends on its own sequence only; in fixed order not even its bits depend on what else
+ * is in the batch (tested: token by token gives the bits of the whole prompt at once).
+ *
+ * Cache of one sequence and layer, fp32:
+ *     k   [KV head][tile of 32 keys][head_dim][32]     keys side by side, so that a score tile is one gemm_tile
+ *     v   [KV head][key][head_dim rounded up to 32] */
+#ifndef FITQ_MODEL_LAYER_H
+#define FITQ_MODEL_LAYER_H
+
+#include "kernel/linear.h"
+#include "model/rope.h"
+#include "model/weights.h"
+
+typedef struct fqi_kv { float *k, *v; int64_t capacity; } fqi_kv;   /* capacity: keys, a multiple of FQI_TILE; 64-byte aligned */
+
+/* Floats of k and of v together for one sequence and one layer. */
+size_t fqi_kv_floats(const fqi_decoder *d, int64_t capacity);
+/* Points kv into fqi_kv_floats() floats at `memory`. The memory must be zeroed once before its first use: keys that are not there yet
+ * take part in products with weight zero and must be finite. */
+void fqi_kv_place(const fqi_decoder *d, float *memory, int64_t capacity, fqi_kv *kv);
+
+typedef struct fqi_span { size_t n; int64_t pos; fqi_kv kv; } fqi_span;  /* tokens pos .. pos + n - 1; the cache holds those before */
+typedef struct fqi_batch { const fqi_span *span; size_t n_span, n_token; } fqi_batch;
+
+/* The inputs of linear layers. x: n rows of `cols`; of an expert only the tokens that were routed to it (expert >= 0; else -1).
+ * token: index in the batch of each row, NULL = 0, 1, 2, ... Every input is shown once, before it is used, whichever linears
+ * share it. */
+typedef enum fqi_tap_point {
+    FQI_TAP_ATTENTION,     /* q_proj, k_proj, v_proj */
+    FQI_TAP_O,             /* o_proj */
+    FQI_TAP_MLP,           /* gate_proj, up_proj; in a sparse layer the router, and the shared expert's gate_proj, up_proj, gate */
+    FQI_TAP_DOWN,          /* down_proj */
+    FQI_TAP_EXPERT_MLP,    /* an expert's gate_proj, up_proj */
+    FQI_TAP_EXPERT_DOWN,
+    FQI_TAP_SHARED_DOWN
+} fqi_tap_point;
+typedef struct fqi_tap {
+    void (*watch)(void *user, int64_t layer, fqi_tap_point point, int64_t expert, const float *x, const uint32_t *token, size_t n, size_t cols);
+    void *user;
+} fqi_tap;
+
+/* Buffers of the forward pass for at most n_token tokens a call and sequences of at most n_position; made once. */
+typedef struct fqi_layer_work fqi_layer_work;
+fq_status fqi_layer_work_create(const fqi_decoder *d, const fqi_compute *c, size_t n_token, int64_t n_position, fqi_layer_work **out, fq_err *e);
+void fqi_layer_work_free(fqi_layer_work *w);
+/* Bytes of the above. */
+uint64_t fqi_layer_work_bytes(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position);
+
+/* x: batch->n_token rows of hidden_size, replaced by the layer's output. tap may be NULL. FQ_E_NUMERIC, "activation", when the output has
+ * a NaN or infinity (layer and token named). */
+fq_status fqi_layer_forward(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,
+                            const fqi_batch *batch, float *x, fqi_layer_work *work, const fqi_tap *tap, fq_err *e);
+
+#endif
