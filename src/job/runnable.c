@@ -1,0 +1,40 @@
+/* runnable.c - opening a checkpoint in order to run it (see runnable.h). */
+#include "job/runnable.h"
+
+static fq_status check(const fq_ckpt *c, const char *path, fq_err *e)
+{
+    const fq_model *m = &c->info.model;
+    if (!c->has_config) {
+        FQI_TRY(fq_ckpt_check(c, e));   /* a config.json that is there and cannot be read is a finding, and says more */
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "config-missing", "found no config.json beside the weights, expected one");
+    }
+    /* before the findings: packed tensors are sound, they are only nothing that can be run */
+    if (m->quant != FQ_QUANT_NONE)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "quantized", "found weights quantized with \"%s\", expected bf16, fp16 or fp32: fitq does not run quantized weights yet",
+                        m->quant_name);
+    FQI_TRY(fq_ckpt_check(c, e));
+    if (c->partial)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "partial-checkpoint", "found one weight file of several, expected the folder or its index");
+    if (!c->config.family || !c->has_naming || !c->bound) {
+        char shown[FQI_NAME_MAX + 1];
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "unknown-family", "found model_type \"%s\", expected one of the families that `fitq pad --help` lists",
+                        fqi_escape(shown, m->model_type));
+    }
+    return FQ_OK;
+}
+
+fq_status fqi_runnable_open(const char *path, const fq_run *run, fqi_runnable *out, fq_err *e)
+{
+    FQI_TRY(fq_ckpt_open(path, run, &out->ckpt, e));
+    FQI_TRY(check(out->ckpt, path, e));
+    FQI_TRY(fqi_decoder_read(&out->ckpt->config, path, &out->decoder, e));
+    out->has_decoder = true;
+    return FQ_OK;
+}
+
+void fqi_runnable_free(fqi_runnable *r)
+{
+    if (r->has_decoder) fqi_decoder_free(&r->decoder);
+    fq_ckpt_close(r->ckpt);
+    *r = (fqi_runnable){ 0 };
+}

@@ -1,0 +1,17 @@
+/* runnable.h - a checkpoint that can be run: opened, checked, and its config.json read for the forward pass. No weights yet.
+ *
+ * Refused, by name: what `inspect` finds unsound, one shard of several, no config.json, a family that is not in the table, quantized
+ * weights (their numbers are not read yet), and what fqi_decoder_read refuses. */
+#ifndef FITQ_JOB_RUNNABLE_H
+#define FITQ_JOB_RUNNABLE_H
+
+#include "arch/decoder.h"
+#include "checkpoint/catalogue.h"
+
+typedef struct fqi_runnable { fq_ckpt *ckpt; fqi_decoder decoder; bool has_decoder; } fqi_runnable;   /* zero-initialise */
+
+/* run: not NULL. *out is freed by the caller also on failure. */
+fq_status fqi_runnable_open(const char *path, const fq_run *run, fqi_runnable *out, fq_err *e);
+void fqi_runnable_free(fqi_runnable *r);
+
+#endif
