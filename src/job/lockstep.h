@@ -27,6 +27,7 @@ typedef struct fqi_lockstep {
     const fqi_tap *tap;          /* of stream 0; may be NULL */
     const fq_run *run;           /* memory_bytes 0: as much as it likes, at most 3/4 of what the machine has free */
     const char *phase;           /* of progress */
+    uint64_t extra_bytes;        /* that the caller will fill beside it (statistics), for the estimate */
 } fqi_lockstep;
 
 typedef struct fqi_lockstep_plan {
@@ -38,9 +39,14 @@ typedef struct fqi_lockstep_plan {
     uint64_t scratch_bytes;
     size_t logit_rows;           /* scored positions at once */
     uint64_t memory_bytes;       /* estimate of the peak resident memory of the process */
+    uint64_t weight_bytes;       /* to read, all models together */
+    int n_thread;
+    const char *kernel;
 } fqi_lockstep_plan;
 /* FQ_E_NOMEM, "memory-budget", naming the least that would do. */
 fq_status fqi_lockstep_plan_make(const fqi_lockstep *l, fqi_lockstep_plan *out, fq_err *e);
+/* The public form of it. */
+void fqi_lockstep_run_plan(const fqi_lockstep *l, const fqi_lockstep_plan *p, fq_run_plan *out);
 
 /* Over all tokens of all windows; of layer -1: the embedding. */
 typedef struct fqi_layer_diff { double relative; /* |b - a| / |a|, Frobenius */ double max_abs, cosine; bool same_bits; } fqi_layer_diff;
