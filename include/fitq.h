@@ -339,7 +339,8 @@ typedef struct fq_pad_report {
     uint64_t bytes, bytes_pad, file_bytes;
     uint64_t peak_memory_bytes;   /* estimate: buffers and tables */
     uint64_t resumed_bytes;       /* found done by a resumed run */
-    bool exact_bits;              /* tail layout: a fixed summation order gives identical bits */
+    bool exact_bits;              /* no sum has a zero in front of a real term: bit-identical in every order of summation that goes by index
+                                     alone. (In fitq's own fixed order every fit is bit-identical: docs/padding.md, section 3.) */
     double seconds;
 } fq_pad_report;
 
@@ -359,6 +360,7 @@ fq_status fq_unpad(const fq_unpad_options *o, const fq_run *run, fq_pad_report *
 
 typedef struct fq_verify_report {
     size_t n_tensor, n_tensor_equal, n_tensor_mapped, n_tensor_added, n_tensor_bad;
+    size_t n_tensor_form;         /* of the bad ones: missing, not accounted for, or of another shape or type; no element was compared */
     uint64_t n_element_same;      /* elements of B that are the element of A that the map names */
     uint64_t n_element_copy;      /* of those: second and further copies of one element (KV replication) */
     uint64_t n_element_zero;      /* elements of B that the map leaves empty, and that are zero */
@@ -498,7 +500,7 @@ fq_status fq_eval(const fq_eval_options *o, const fq_run *run, fq_eval_report *r
 /* Zero-initialise. */
 typedef struct fq_verify_options {
     const char *a, *b;
-    fq_text text;                    /* neither text nor ids: two windows of pseudo-random ids */
+    fq_text text;                    /* neither text nor ids: two windows of 256 pseudo-random ids. All positions count, whatever score says */
     fq_served served;
     const char *scratch;
     void (*on_plan)(void *user, const fq_run_plan *p);
@@ -507,10 +509,11 @@ typedef struct fq_verify_options {
 } fq_verify_options;
 
 typedef enum fq_sameness {
-    FQ_SAME_BITS,       /* every logit of the real vocabulary has the same bits, in fitq's fixed order of summation */
+    FQ_SAME_BITS,       /* every hidden state and every logit of the real vocabulary has the same bits, in fitq's fixed order of summation,
+                           and the weights are the same under the maps */
     FQ_SAME_REAL,       /* the weights are the same under the maps, so the function is the same in real arithmetic; logits differ within
                            the bound */
-    FQ_SAME_NUMBERS,    /* the weights could not be compared (no maps); logits differ within the bound on this text */
+    FQ_SAME_NUMBERS,    /* the weights could not be compared (no maps); logits agree within the bound on this text, which is all it says */
     FQ_DIFFERENT
 } fq_sameness;
 
@@ -518,24 +521,31 @@ typedef struct fq_proof {
     fq_sameness verdict;
     bool weights_compared;           /* else `why_not` */
     bool weights_same;
+    bool numbers_compared;           /* else `why_not`, everything from `plan` on is 0, and the verdict is FQ_DIFFERENT */
     char why_not[512];
     fq_verify_report weights;
     fq_run_plan plan;
+    bool random_ids;                 /* no text was given */
+    bool fixed_bits;                 /* every hidden state and every logit has the same bits in fixed order */
     double max_logit;                /* largest |logit| of A */
     double fixed_diff;               /* largest |logit_B - logit_A|, both in fixed order */
     double fast_diff;                /* the same in the order of a tuned matrix product, as an engine would */
     double noise;                    /* largest |logit_A in fast order - logit_A in fixed order|: what order alone does to A */
     double bound;                    /* 16 * max(noise, max_logit * u), u = 2^-22 in fp32, 2^-8 as bf16, 2^-11 as fp16 */
-    fq_value kld;                    /* of B from A, fast order */
-    fq_value same_top;               /* fast order */
-    int64_t first_bad_layer;         /* first layer whose relative difference exceeds its bound; -2 = none */
-    double first_bad_relative;
-    int64_t n_vocab;
+    fq_value kld, kld_noise;         /* of B from A, fast order; of A in fast order from A in fixed order */
+    fq_value same_top, same_top_noise;
+    int64_t first_bad_layer;         /* first layer whose relative difference in fixed order exceeds its bound; -1 the embedding, -2 = none */
+    double first_bad_relative, first_bad_bound;   /* bound: 16 * max(relative difference of A in fast from A in fixed order, u) */
+    int64_t n_vocab;                 /* logits of a position that were compared: the real vocabulary */
+    int64_t n_vocab_pad;             /* logits of B behind them... */
+    bool vocab_pad_zero;             /* ...and whether all of these were exactly 0 */
     double seconds;
 } fq_proof;
 
-/* The whole proof: weights (fq_verify_weights), then numbers. FQ_E_DIFFERS when the verdict is FQ_DIFFERENT; the report is filled then
- * too. */
+/* The whole proof: weights (fq_verify_weights), then numbers: both models are run over the same tokens, in fixed and in fast order.
+ * FQ_E_DIFFERS when the verdict is FQ_DIFFERENT; the report is filled then too. Weights without maps (no fitq.json in B, or one in A as
+ * well) are compared as far as names, shapes and types agree; what was compared and is wrong makes B different whatever the numbers
+ * say. Quantized models are FQ_E_INPUT, "quantized". */
 fq_status fq_verify(const fq_verify_options *o, const fq_run *run, fq_proof *report, fq_err *e);
 
 /* A model in memory that continues a sequence of tokens. One thread at a time. */

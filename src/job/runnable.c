@@ -4,6 +4,7 @@
 static fq_status check(const fq_ckpt *c, const char *path, fq_err *e)
 {
     const fq_model *m = &c->info.model;
+    char shown[FQI_NAME_MAX + 1];
     if (!c->has_config) {
         FQI_TRY(fq_ckpt_check(c, e));   /* a config.json that is there and cannot be read is a finding, and says more */
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "config-missing", "found no config.json beside the weights, expected one");
@@ -11,15 +12,13 @@ static fq_status check(const fq_ckpt *c, const char *path, fq_err *e)
     /* before the findings: packed tensors are sound, they are only nothing that can be run */
     if (m->quant != FQ_QUANT_NONE)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "quantized", "found weights quantized with \"%s\", expected bf16, fp16 or fp32: fitq does not run quantized weights yet",
-                        m->quant_name);
+                        fqi_escape(shown, m->quant_name));
     FQI_TRY(fq_ckpt_check(c, e));
     if (c->partial)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "partial-checkpoint", "found one weight file of several, expected the folder or its index");
-    if (!c->config.family || !c->has_naming || !c->bound) {
-        char shown[FQI_NAME_MAX + 1];
+    if (!c->config.family || !c->has_naming || !c->bound)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "unknown-family", "found model_type \"%s\", expected one of the families that `fitq pad --help` lists",
                         fqi_escape(shown, m->model_type));
-    }
     return FQ_OK;
 }
 

@@ -31,10 +31,11 @@ typedef struct verify {
 
 /* ---- differences ---- */
 
-/* Keeps the first. `found` is made by fqi_fail into a scratch error. */
+/* A tensor that has nothing to be compared with, element by element. Keeps the first. `found` is made by fqi_fail into a scratch error. */
 static void differ(verify *v, const fq_err *found)
 {
     v->report.n_tensor_bad++;
+    v->report.n_tensor_form++;
     if (!v->differs) v->first = *found;
     v->differs = true;
 }
