@@ -1,0 +1,15 @@
+/* fs_memory.h - what the system says about memory: of this process, and what is free. Linux; elsewhere nothing is known. */
+#ifndef FITQ_BASE_FS_MEMORY_H
+#define FITQ_BASE_FS_MEMORY_H
+
+#include <stdint.h>
+
+/* Resident now, and the most that it was (VmHWM). 0 if the system does not say. */
+typedef struct fqi_memory { uint64_t resident, peak; } fqi_memory;
+fqi_memory fqi_memory_now(void);
+
+/* Bytes that this process could take without pushing others out: the machine's MemAvailable, or what a memory cgroup still allows if that
+ * is less. UINT64_MAX if the system does not say. */
+uint64_t fqi_memory_available(void);
+
+#endif
