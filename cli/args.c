@@ -16,6 +16,7 @@
 
 const char *const arg_io_names[] = { "auto", "direct", "buffered", NULL };
 const char *const arg_layout_names[] = { "spread", "tail", "interleave", NULL };
+const char *const arg_served_names[] = { "fp32", "bf16", "fp16", NULL };
 
 int args_usage(const char *command, const char *fmt, ...)
 {

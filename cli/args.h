@@ -27,6 +27,9 @@ typedef struct arg_values {
     bool set_given;
     bool vocab, overwrite, resume, dry_run, json, quiet, tensors, weights, help;
     bool decode, count, special, plain, skip_special;   /* tokenize */
+    const char *text, *ids, *scratch;   /* what runs a model */
+    int64_t chunks;
+    int served;                         /* index into the option's choices */
 } arg_values;
 
 typedef enum arg_kind {
@@ -73,6 +76,7 @@ typedef struct arg_command {
 /* The rows that several commands have. */
 extern const char *const arg_io_names[];      /* order of fq_io */
 extern const char *const arg_layout_names[];  /* order of fq_layout */
+extern const char *const arg_served_names[];  /* order of fq_served */
 #define ARG_OFFSET(member) offsetof(arg_values, member)
 #define ARG_OPT_JSON \
     { "json", 0, ARG_FLAG, NULL, ARG_OFFSET(json), "print JSON on stdout instead of text", NULL, 0, 0, ARG_ANY }
@@ -112,6 +116,22 @@ extern const char *const arg_layout_names[];  /* order of fq_layout */
 #define ARG_OPT_CONTEXT \
     { "context", 'c', ARG_INT, "TOKENS", ARG_OFFSET(context), "tokens to hold in the KV cache (default: 8192)", NULL, 1, \
       INT64_C(1) << 40, ARG_ANY }
+/* Of the commands that run a model. */
+#define ARG_OPT_TEXT \
+    { "text", 0, ARG_STRING, "FILE", ARG_OFFSET(text), "text to run on, cut by the model's tokenizer.json", NULL, 0, 0, ARG_PATH }
+#define ARG_OPT_IDS \
+    { "ids", 0, ARG_STRING, "FILE", ARG_OFFSET(ids), "token ids to run on, as `fitq tokenize` prints them", NULL, 0, 0, ARG_PATH }
+#define ARG_OPT_WINDOW(dflt) \
+    { "context", 'c', ARG_INT, "N", ARG_OFFSET(context), "tokens of a window (default: " dflt ")", NULL, 2, INT64_C(1) << 30, ARG_ANY }
+#define ARG_OPT_CHUNKS(dflt) \
+    { "chunks", 0, ARG_INT, "N", ARG_OFFSET(chunks), "most windows to run on (default: " dflt ")", NULL, 1, INT64_C(1) << 40, ARG_ANY }
+#define ARG_OPT_SERVED \
+    { "served-dtype", 0, ARG_CHOICE, "TYPE", ARG_OFFSET(served), \
+      "round weights and results as an engine would that holds them so: fp32, bf16 or fp16 (default: fp32)", arg_served_names, 0, 0, ARG_ANY }
+#define ARG_OPT_SCRATCH \
+    { "scratch", 0, ARG_STRING, "DIR", ARG_OFFSET(scratch), "folder for what exceeds the memory (default: $TMPDIR, or /tmp)", NULL, 0, 0, ARG_PATH }
+#define ARG_OPT_RUN_MEMORY \
+    { "memory", 0, ARG_SIZE, "SIZE", ARG_OFFSET(memory), "bound for the whole process (default: three quarters of what is free)", NULL, 0, 0, ARG_ANY }
 
 /* Parses argv[0..n) (without the program and the command) by the command's table. On failure the message is on stderr and
  * the result is false. --help stops the parsing. argv strings are cut in place. */

@@ -353,6 +353,14 @@ void out_put_real(json_t *object, const char *key, double v)
     out_put(object, key, isfinite(v) ? json_real(v) : json_null());
 }
 
+void out_put_value(json_t *object, const char *key, const fq_value *v)
+{
+    json_t *o = json_object();
+    out_put_real(o, "value", v->value);
+    out_put_real(o, "error", v->error);
+    out_put(object, key, o);
+}
+
 void out_put_str(json_t *object, const char *key, const char *v)
 {
     char text[4096];

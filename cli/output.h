@@ -69,6 +69,7 @@ void out_put_int(json_t *object, const char *key, int64_t v);
 void out_put_u64(json_t *object, const char *key, uint64_t v);
 void out_put_bool(json_t *object, const char *key, bool v);
 void out_put_real(json_t *object, const char *key, double v);
+void out_put_value(json_t *object, const char *key, const fq_value *v);   /* { "value": ..., "error": ... } */
 void out_put_str(json_t *object, const char *key, const char *v);   /* NULL -> null; invalid UTF-8 is escaped */
 void out_append(json_t *array, json_t *value);                  /* steals value */
 json_t *out_json_fit(const fq_fit *fit);
