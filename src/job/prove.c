@@ -18,7 +18,6 @@
 #include <string.h>
 
 #include "base/fs.h"
-#include "base/pipeline.h"
 #include "eval/stats.h"
 #include "job/lockstep.h"
 #include "job/runnable.h"
@@ -28,7 +27,6 @@
 #define BOUND_FACTOR 16.0
 #define RANDOM_CONTEXT 256
 #define RANDOM_WINDOWS 2
-#define MAX_THREAD 8
 
 enum { A_FIXED, B_FIXED, A_FAST, B_FAST, N_STREAM };
 enum { PAIR_FIXED, PAIR_NOISE, PAIR_FAST, N_PAIR };
@@ -41,7 +39,6 @@ typedef struct prove {
     fqi_windows win;
     int64_t vocab_b;                /* logits of B; those of A may be more than n_vocab too */
     int64_t vocab_a;
-    const fqi_kernels *kernel;
     fqi_eval_stats *padding, *noise;
     bool finite;
     fq_err weights_err;             /* the first difference of the weights */
@@ -181,35 +178,23 @@ static void on_layer(void *user, int64_t layer, const fqi_layer_diff diff[FQI_MA
     if (p->o->on_layer) p->o->on_layer(p->o->user, &out);
 }
 
-static void say_plan(prove *p, const fqi_lockstep *l, const fqi_lockstep_plan *plan)
-{
-    fq_run_plan *r = &p->proof.plan;
-    *r = (fq_run_plan){
-        .memory_bytes = plan->memory_bytes + 2 * fqi_eval_stats_bytes(p->win.n_scored, true), .scratch_bytes = plan->scratch_bytes,
-        .weight_bytes = p->a.ckpt->info.tensor_bytes + p->b.ckpt->info.tensor_bytes, .n_window = l->n_window, .n_token = l->n_window * l->n_context,
-        .n_scored = p->win.n_scored, .context = (int64_t)l->n_context, .n_thread = p->n_thread, .kernel = p->kernel->name,
-    };
-    if (p->o->on_plan) p->o->on_plan(p->o->user, r);
-}
-
 static fq_status run_lockstep(prove *p, fq_err *e)
 {
-    fq_run run = *p->run;
-    uint64_t own = 2 * fqi_eval_stats_bytes(p->win.n_scored, true);
-    if (run.memory_bytes > 0) run.memory_bytes = run.memory_bytes > own ? run.memory_bytes - own : 1;
-    run.n_thread = p->n_thread;
     fqi_lockstep l = {
         .n_model = 2, .ckpt = { p->a.ckpt, p->b.ckpt }, .decoder = { &p->a.decoder, &p->b.decoder },
         .n_stream = N_STREAM,
         .stream = { [A_FIXED] = { 0, FQI_ORDER_FIXED }, [B_FIXED] = { 1, FQI_ORDER_FIXED }, [A_FAST] = { 0, FQI_ORDER_FAST }, [B_FAST] = { 1, FQI_ORDER_FAST } },
         .n_pair = N_PAIR, .pair = { [PAIR_FIXED] = { A_FIXED, B_FIXED }, [PAIR_NOISE] = { A_FIXED, A_FAST }, [PAIR_FAST] = { A_FAST, B_FAST } },
         .served = served_as[p->o->served].dtype, .ids = p->win.ids, .n_window = p->win.n_window, .n_context = p->win.n_context,
-        .first_scored = p->win.first_scored, .scratch_dir = p->o->scratch, .run = &run, .phase = "prove",
+        .first_scored = p->win.first_scored, .scratch_dir = p->o->scratch, .run = p->run, .phase = "prove",
+        .extra_bytes = 2 * fqi_eval_stats_bytes(p->win.n_scored, true),
     };
     fqi_lockstep_plan plan;
     fqi_lockstep_watch w = { .user = p, .layer = on_layer, .logits = on_logits };
     FQI_TRY(fqi_lockstep_plan_make(&l, &plan, e));
-    say_plan(p, &l, &plan);
+    p->n_thread = plan.n_thread;
+    fqi_lockstep_run_plan(&l, &plan, &p->proof.plan);
+    if (p->o->on_plan) p->o->on_plan(p->o->user, &p->proof.plan);
     return fqi_lockstep_run(&l, &plan, &w, e);
 }
 
@@ -230,7 +215,6 @@ static fq_status compare_numbers(prove *p, fq_err *e)
 {
     fq_proof *r = &p->proof;
     FQI_TRY(check_pair(p, e));
-    FQI_TRY(fqi_kernels_choose(&p->kernel, e));
     FQI_TRY(fqi_eval_stats_create(p->win.n_scored, true, &p->padding, e));
     FQI_TRY(fqi_eval_stats_create(p->win.n_scored, true, &p->noise, e));
     p->vocab_a = p->a.decoder.model.vocab_size;
@@ -334,8 +318,6 @@ fq_status fq_verify(const fq_verify_options *o, const fq_run *run, fq_proof *rep
     if (!p) return fqi_fail_nomem(e, "proof");
     p->o = o;
     p->run = run ? run : &default_run;
-    p->n_thread = p->run->n_thread > 0 ? p->run->n_thread : fqi_n_processor();
-    if (p->run->n_thread <= 0 && p->n_thread > MAX_THREAD) p->n_thread = MAX_THREAD;
     p->proof.first_bad_layer = -2;
     fq_status s = run_proof(p, e);
     p->proof.seconds = fqi_now_seconds() - start;
