@@ -55,7 +55,7 @@ static void print_text(const arg_values *a, const fq_pad_report *r)
     report_size(r, a->dry_run);
     if (a->dry_run) return;
     printf("  layout %s%s\n", arg_layout_names[r->layout],
-           r->exact_bits ? ": with a fixed order of summation the outputs are the same bits" : "");
+           r->exact_bits ? ": channels keep their indices, so sums that go by index keep their bits" : "");
     printf("prove it: fitq verify --weights ");
     out_escaped(stdout, a->operand[0]);
     putchar(' ');

@@ -298,6 +298,20 @@ static fq_status dry_run(const pad_job *j)
     return FQ_OK;
 }
 
+/* The axes that a linear layer sums over: the inputs of down_proj and o_proj. */
+static const fqi_axis summed_axis[] = { FQI_AX_FF, FQI_AX_MOE_FF, FQI_AX_SHARED_FF, FQI_AX_Q };
+
+/* Every real term keeps its index in its sum. Replicated KV heads and a longer vocabulary are outputs, and reorder nothing. */
+static bool keeps_indices(const fqi_maps *m)
+{
+    for (size_t i = 0; i < sizeof summed_axis / sizeof summed_axis[0]; i++) {
+        const fqi_map *x = &m->map[summed_axis[i]];
+        if (x->n_run == 0) continue;
+        if (x->run[0].src != 0 || x->run[0].count != x->n_old) return false;
+    }
+    return true;
+}
+
 static void report(const pad_job *j, const fqi_write_result *w, double seconds, fq_pad_report *out)
 {
     *out = (fq_pad_report){
@@ -305,7 +319,7 @@ static void report(const pad_job *j, const fqi_write_result *w, double seconds, 
         .n_tensor = j->plan.n_tensor, .n_tensor_changed = j->plan.n_changed, .n_tensor_added = j->plan.n_added,
         .n_shard = j->plan.n_shard, .bytes = j->plan.bytes, .bytes_pad = j->plan.bytes_pad,
         .file_bytes = w->file_bytes, .peak_memory_bytes = w->peak_memory_bytes, .resumed_bytes = w->resumed_bytes,
-        .exact_bits = j->layout.kind == FQ_LAYOUT_TAIL && j->fitted.num_attention_heads == j->ckpt->info.model.num_attention_heads,
+        .exact_bits = keeps_indices(&j->maps),
         .seconds = seconds,
     };
 }
