@@ -2,6 +2,7 @@
  *
  *     make_checkpoint OUT --size 8GB                   Qwen2-72B shapes, as many layers as reach the size
  *     make_checkpoint OUT --layers 2 --family qwen3_moe  Qwen3-235B-A22B shapes
+ *     make_checkpoint OUT --layers 24 --family qwen2_0.5b   Qwen2-0.5B shapes, tied head
  *     make_checkpoint FILE --header-bomb names         one legal 100 MB header with 1.77 million empty tensors
  *     make_checkpoint FILE --header-bomb dims          one legal 100 MB header with one shape of 49.9 million zeros
  *
@@ -48,15 +49,20 @@ static void *need(void *p)
 typedef struct tensor { char name[96]; int64_t rows, cols; /* cols 0 = a vector */ } tensor;
 typedef struct table { tensor *t; size_t n, cap; } table;
 
-/* Lengths: Qwen/Qwen2-72B and Qwen/Qwen3-235B-A22B config.json. */
+/* Lengths: Qwen/Qwen2-72B, Qwen/Qwen3-235B-A22B and Qwen/Qwen2-0.5B config.json. The last shape is nobody's: a small vocabulary, so
+ * that nearly all of the file is layers. */
 typedef struct family {
-    const char *name, *arch;
+    const char *name, *type, *arch;
     int64_t hidden, ff, ff_moe, experts, top_k, heads, kv, head_dim, vocab;
+    bool tied;
 } family;
 static const family families[] = {
-    { "qwen2", "Qwen2ForCausalLM", 8192, 29568, 0, 0, 0, 64, 8, 128, 152064 },
-    { "qwen3_moe", "Qwen3MoeForCausalLM", 4096, 12288, 1536, 128, 8, 64, 4, 128, 151936 },
+    { "qwen2", "qwen2", "Qwen2ForCausalLM", 8192, 29568, 0, 0, 0, 64, 8, 128, 152064, false },
+    { "qwen3_moe", "qwen3_moe", "Qwen3MoeForCausalLM", 4096, 12288, 1536, 128, 8, 64, 4, 128, 151936, false },
+    { "qwen2_0.5b", "qwen2", "Qwen2ForCausalLM", 896, 4864, 0, 0, 0, 14, 2, 64, 151936, true },
+    { "layers", "qwen2", "Qwen2ForCausalLM", 2048, 5632, 0, 0, 0, 16, 4, 128, 32000, false },
 };
+#define N_FAMILY (sizeof families / sizeof *families)
 
 static void add(table *tab, int64_t rows, int64_t cols, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 static void add(table *tab, int64_t rows, int64_t cols, const char *fmt, ...)
@@ -123,11 +129,11 @@ static uint64_t total_bytes(const table *tab)
 static int build(table *tab, const family *f, int layers, uint64_t want)
 {
     add(tab, f->vocab, f->hidden, "model.embed_tokens.weight");
-    uint64_t rest = 2 * tensor_bytes(&tab->t[0]) + 2 * (uint64_t)f->hidden;
+    uint64_t rest = (f->tied ? 0 : tensor_bytes(&tab->t[0])) + 2 * (uint64_t)f->hidden;
     int l = 0;
-    for (; layers ? l < layers : l == 0 || total_bytes(tab) + rest / 2 < want; l++) add_layer(tab, f, l);
+    for (; layers ? l < layers : l == 0 || total_bytes(tab) + rest < want; l++) add_layer(tab, f, l);
     add(tab, f->hidden, 0, "model.norm.weight");
-    add(tab, f->vocab, f->hidden, "lm_head.weight");
+    if (!f->tied) add(tab, f->vocab, f->hidden, "lm_head.weight");
     return l;
 }
 
@@ -270,16 +276,16 @@ static void write_config(const char *dir, const family *f, int layers)
                "  \"intermediate_size\": %" PRId64 ",\n  \"max_position_embeddings\": 32768,\n", f->hidden, f->ff);
     if (f->experts)
         fprintf(o, "  \"mlp_only_layers\": [],\n");
-    fprintf(o, "  \"model_type\": \"%s\",\n", f->name);
+    fprintf(o, "  \"model_type\": \"%s\",\n", f->type);
     if (f->experts)
         fprintf(o, "  \"moe_intermediate_size\": %" PRId64 ",\n  \"norm_topk_prob\": true,\n", f->ff_moe);
     fprintf(o, "  \"num_attention_heads\": %" PRId64 ",\n", f->heads);
     if (f->experts)
         fprintf(o, "  \"num_experts\": %" PRId64 ",\n  \"num_experts_per_tok\": %" PRId64 ",\n", f->experts, f->top_k);
     fprintf(o, "  \"num_hidden_layers\": %d,\n  \"num_key_value_heads\": %" PRId64 ",\n  \"rms_norm_eps\": 1e-06,\n"
-               "  \"rope_theta\": 1000000.0,\n  \"tie_word_embeddings\": false,\n  \"torch_dtype\": \"bfloat16\",\n"
+               "  \"rope_theta\": 1000000.0,\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"bfloat16\",\n"
                "  \"use_cache\": true,\n  \"use_sliding_window\": false,\n  \"vocab_size\": %" PRId64 "\n}\n",
-            layers, f->kv, f->vocab);
+            layers, f->kv, f->tied ? "true" : "false", f->vocab);
     if (fclose(o) != 0) die("%s: %s", path, strerror(errno));
 }
 
@@ -382,13 +388,13 @@ int main(int argc, char **argv)
         case 'b': bomb = optarg; break;
         case 'u': direct = false; break;
         case 'f':
-            for (f = families; f < families + 2 && strcmp(f->name, optarg) != 0; f++) {}
-            if (f == families + 2) die("unknown family %s (qwen2, qwen3_moe)", optarg);
+            for (f = families; f < families + N_FAMILY && strcmp(f->name, optarg) != 0; f++) {}
+            if (f == families + N_FAMILY) die("unknown family %s (qwen2, qwen3_moe, qwen2_0.5b, layers)", optarg);
             break;
         default: return 2;
         }
     if (optind != argc - 1 || (!bomb && !size && layers < 1)) {
-        fprintf(stderr, "usage: make_checkpoint OUT (--size 8GB | --layers N) [--family qwen2|qwen3_moe] [--shard-size 4GB] [--buffered]\n"
+        fprintf(stderr, "usage: make_checkpoint OUT (--size 8GB | --layers N) [--family qwen2|qwen3_moe|qwen2_0.5b|layers] [--shard-size 4GB] [--buffered]\n"
                         "       make_checkpoint FILE --header-bomb names|dims\n");
         return 2;
     }
