@@ -233,6 +233,44 @@ static bool store_fit(const arg_command *c, const arg_option *o, char *value, ar
     return true;
 }
 
+/* Digits with at most one point, and an exponent: no "nan", "inf" or hexadecimal, which strtod takes as well. */
+static bool parse_real(const char *text, double *out)
+{
+    char *end;
+    if (strspn(text, "0123456789.eE+-") != strlen(text)) return false;
+    errno = 0;
+    double v = strtod(text, &end);
+    if (end == text || *end != '\0' || (errno == ERANGE && v != 0)) return false;
+    *out = v;
+    return true;
+}
+
+static bool store_real(const arg_command *c, const arg_option *o, const char *value, double *out)
+{
+    double v = 0;
+    char want[96];
+    bool good = parse_real(value, &v);
+    if (o->kind == ARG_SHARE) {
+        good = good && v > 0 && v <= 1;
+        snprintf(want, sizeof want, "a number above 0 and at most 1");
+    } else {
+        good = good && v >= (double)o->min && v <= (double)o->max;
+        snprintf(want, sizeof want, "a number from %" PRId64 " to %" PRId64, o->min, o->max);
+    }
+    if (!good) return bad_value(c, o, value, want);
+    *out = v;
+    return true;
+}
+
+static bool store_seed(const arg_command *c, const arg_option *o, const char *value, uint64_t *out)
+{
+    errno = 0;
+    unsigned long long v = strtoull(value, NULL, 10);
+    if (*value == '\0' || strspn(value, "0123456789") != strlen(value) || errno != 0) return bad_value(c, o, value, "a whole number from 0 to 2^64 - 1");
+    *out = v;
+    return true;
+}
+
 static bool store_size(const arg_command *c, const arg_option *o, const char *value, uint64_t *out)
 {
     if (!args_size(value, out) || *out == 0) return bad_value(c, o, value, "a size such as 24GiB (2^30) or 5GB (10^9)");
@@ -256,6 +294,8 @@ static bool store(const arg_command *c, const arg_option *o, char *value, arg_va
         *(const char **)at = value;
         return true;
     case ARG_INT: return store_int(c, o, value, at);
+    case ARG_SEED: return store_seed(c, o, value, at);
+    case ARG_REAL: case ARG_SHARE: return store_real(c, o, value, at);
     case ARG_SIZE: return store_size(c, o, value, at);
     case ARG_CHOICE: return store_choice(c, o, value, at);
     case ARG_INTS: return store_ints(c, o, value, at);

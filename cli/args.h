@@ -30,12 +30,20 @@ typedef struct arg_values {
     const char *text, *ids, *scratch;   /* what runs a model */
     int64_t chunks;
     int served;                         /* index into the option's choices */
+    const char *prompt, *prompt_file, *system;   /* generate */
+    int64_t max_tokens;
+    double temperature, top_p;
+    uint64_t seed;
+    bool chat, exact, ignore_eos;
 } arg_values;
 
 typedef enum arg_kind {
     ARG_FLAG,      /* bool */
     ARG_STRING,    /* const char * */
     ARG_INT,       /* int64_t in [min, max], never 0 */
+    ARG_SEED,      /* uint64_t, any */
+    ARG_REAL,      /* double in [min, max] */
+    ARG_SHARE,     /* double in (0, 1] */
     ARG_SIZE,      /* uint64_t of at least min: "24GiB", "5GB", bytes */
     ARG_CHOICE,    /* int: index into choice[] */
     ARG_INTS,      /* arg_ints: "2,3,4" or "2-8", each in [min, max] */
@@ -128,6 +136,9 @@ extern const char *const arg_served_names[];  /* order of fq_served */
 #define ARG_OPT_SERVED \
     { "served-dtype", 0, ARG_CHOICE, "TYPE", ARG_OFFSET(served), \
       "round weights and results as an engine would that holds them so: fp32, bf16 or fp16 (default: fp32)", arg_served_names, 0, 0, ARG_ANY }
+#define ARG_OPT_EXACT \
+    { "exact", 0, ARG_FLAG, NULL, ARG_OFFSET(exact), "add in a fixed order: the same bits on every machine and for any number of threads; slower", NULL, 0, 0, \
+      ARG_ANY }
 #define ARG_OPT_SCRATCH \
     { "scratch", 0, ARG_STRING, "DIR", ARG_OFFSET(scratch), "folder for what exceeds the memory (default: $TMPDIR, or /tmp)", NULL, 0, 0, ARG_PATH }
 #define ARG_OPT_RUN_MEMORY \

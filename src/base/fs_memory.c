@@ -4,6 +4,7 @@
 #include "base/fs_memory.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,6 +56,13 @@ fqi_memory fqi_memory_now(void)
     field_kib(text, "VmRSS", &m.resident);
     field_kib(text, "VmHWM", &m.peak);
     return m;
+}
+
+void fqi_memory_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 /* What one cgroup folder still allows. Page cache counts as used there and is given back under pressure: it does not count here. */

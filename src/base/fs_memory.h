@@ -7,6 +7,8 @@
 /* Resident now, and the most that it was (VmHWM). 0 if the system does not say. */
 typedef struct fqi_memory { uint64_t resident, peak; } fqi_memory;
 fqi_memory fqi_memory_now(void);
+/* Gives back to the system what the heap keeps of freed blocks, so that "resident" is what is used. */
+void fqi_memory_trim(void);
 
 /* Bytes that this process could take without pushing others out: the machine's MemAvailable, or what a memory cgroup still allows if that
  * is less. UINT64_MAX if the system does not say. */
