@@ -17,6 +17,8 @@
 const char *const arg_io_names[] = { "auto", "direct", "buffered", NULL };
 const char *const arg_layout_names[] = { "spread", "tail", "interleave", NULL };
 const char *const arg_served_names[] = { "fp32", "bf16", "fp16", NULL };
+const char *const arg_score_names[] = { "second-half", "all", NULL };
+const char *const arg_bos_names[] = { "auto", "always", "never", NULL };
 
 int args_usage(const char *command, const char *fmt, ...)
 {

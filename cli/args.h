@@ -30,6 +30,8 @@ typedef struct arg_values {
     const char *text, *ids, *scratch;   /* what runs a model */
     int64_t chunks;
     int served;                         /* index into the option's choices */
+    const char *reference;              /* eval */
+    int score, bos;                     /* index into the option's choices */
     const char *prompt, *prompt_file, *system;   /* generate */
     int64_t max_tokens;
     double temperature, top_p;
@@ -85,6 +87,8 @@ typedef struct arg_command {
 extern const char *const arg_io_names[];      /* order of fq_io */
 extern const char *const arg_layout_names[];  /* order of fq_layout */
 extern const char *const arg_served_names[];  /* order of fq_served */
+extern const char *const arg_score_names[];   /* order of fq_score */
+extern const char *const arg_bos_names[];     /* order of fq_bos */
 #define ARG_OFFSET(member) offsetof(arg_values, member)
 #define ARG_OPT_JSON \
     { "json", 0, ARG_FLAG, NULL, ARG_OFFSET(json), "print JSON on stdout instead of text", NULL, 0, 0, ARG_ANY }

@@ -1,4 +1,4 @@
-/* report.c - the report of pad and unpad as text and JSON. */
+/* report.c - reports that several commands share, as text and JSON. */
 #include "report.h"
 
 #include <inttypes.h>
@@ -50,5 +50,28 @@ json_t *report_json(const fq_pad_report *r)
     out_put_u64(o, "peak_memory_bytes", r->peak_memory_bytes);
     out_put_u64(o, "resumed_bytes", r->resumed_bytes);
     out_put_real(o, "seconds", r->seconds);
+    return o;
+}
+
+void report_run_plan(const char *phase, const fq_run_plan *p)
+{
+    fprintf(stderr, "%s: %s window%s of %s tokens, %s scored; %s of weights to read", phase, out_grouped(p->n_window).s, p->n_window == 1 ? "" : "s",
+            out_grouped((uint64_t)p->context).s, out_grouped(p->n_scored).s, out_bytes(p->weight_bytes).s);
+    if (p->scratch_bytes) fprintf(stderr, ", %s of hidden states on disk", out_bytes(p->scratch_bytes).s);
+    fprintf(stderr, "; %d thread%s, %s; peak memory: about %s\n", p->n_thread, p->n_thread == 1 ? "" : "s", p->kernel, out_bytes(p->memory_bytes).s);
+}
+
+json_t *report_run_plan_json(const fq_run_plan *p)
+{
+    json_t *o = json_object();
+    out_put_u64(o, "windows", p->n_window);
+    out_put_int(o, "context", p->context);
+    out_put_u64(o, "tokens", p->n_token);
+    out_put_u64(o, "scored", p->n_scored);
+    out_put_u64(o, "peak_memory_bytes", p->memory_bytes);
+    out_put_u64(o, "weight_bytes", p->weight_bytes);
+    out_put_u64(o, "scratch_bytes", p->scratch_bytes);
+    out_put_int(o, "threads", p->n_thread);
+    out_put_str(o, "kernel", p->kernel);
     return o;
 }
