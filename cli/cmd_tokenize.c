@@ -1,30 +1,12 @@
 /* cmd_tokenize.c - text to ids and back, with the model's own tokenizer. */
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "commands.h"
+#include "input.h"
 #include "output.h"
-
-typedef struct input { char *s; size_t n, cap; const char *name; } input;
-
-static int failed(const char *name, const char *what, int err)
-{
-    fq_err e = { .code = FQ_E_IO };
-    snprintf(e.text, sizeof e.text, "%.1024s: %s: %s", name, what, strerror(err));
-    return out_error(&e);
-}
-
-static int no_memory(const char *name)
-{
-    fq_err e = { .code = FQ_E_NOMEM };
-    snprintf(e.text, sizeof e.text, "out of memory: %.1024s", name);
-    return out_error(&e);
-}
 
 /* "FILE: " before a message of the library about a text, which has no file to it. */
 static int text_error(const fq_err *e, const input *in)
@@ -33,39 +15,6 @@ static int text_error(const fq_err *e, const input *in)
     if (e->code == FQ_E_NOMEM) return out_error(e);
     snprintf(named.text, sizeof named.text, "%.1024s: %.1000s", in->name, e->text);
     return out_error(&named);
-}
-
-/* Everything to the end of a file or a pipe. */
-static int read_all(int fd, input *in)
-{
-    for (;;) {
-        if (in->n == in->cap) {
-            size_t cap = in->cap == 0 ? 65536 : in->cap * 2;
-            char *s = cap > in->cap ? realloc(in->s, cap) : NULL;
-            if (s == NULL) return no_memory(in->name);
-            in->s = s;
-            in->cap = cap;
-        }
-        ssize_t got = read(fd, in->s + in->n, in->cap - in->n);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return failed(in->name, "read", errno);
-        if (got == 0) return 0;
-        in->n += (size_t)got;
-    }
-}
-
-static int read_input(const char *path, input *in)
-{
-    if (path == NULL || strcmp(path, "-") == 0) {
-        in->name = "standard input";
-        return read_all(STDIN_FILENO, in);
-    }
-    in->name = path;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return failed(path, "open", errno);
-    int status = read_all(fd, in);
-    close(fd);
-    return status;
 }
 
 /* ---- ids as text ------------------------------------------------------------------------------------------------- */
@@ -82,7 +31,7 @@ static int parse_ids(const input *in, uint32_t **ids, size_t *n)
     size_t cap = in->n / 2 + 1;   /* an id and what parts it from the next */
     *ids = malloc(cap * sizeof **ids);
     *n = 0;
-    if (*ids == NULL) return no_memory(in->name);
+    if (*ids == NULL) return input_no_memory(in->name);
     for (size_t i = 0; i < in->n;) {
         if (strchr(" \t\r\n,[]", in->s[i]) != NULL && in->s[i] != '\0') {
             i++;
@@ -115,23 +64,6 @@ static void print_ids(const uint32_t *ids, size_t n)
 
 /* ---- JSON ---------------------------------------------------------------------------------------------------------- */
 
-/* A string of any bytes: out_put_str escapes what is not UTF-8, but ends at a NUL. */
-static json_t *bytes_json(const char *s, size_t n)
-{
-    json_t *text = json_stringn(s, n);
-    if (text != NULL) return text;
-    char *made = malloc(4 * n + 1), *p = made;
-    if (made == NULL) return NULL;
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)s[i];
-        if (c >= 0x20 && c < 0x7f) *p++ = (char)c;
-        else p += sprintf(p, "\\x%02x", c);
-    }
-    text = json_stringn(made, (size_t)(p - made));
-    free(made);
-    return text;
-}
-
 static int print_json(const fq_tokenizer *t, const uint32_t *ids, size_t n, bool count)
 {
     json_t *root = json_object(), *list = json_array(), *tokens = json_array();
@@ -140,7 +72,7 @@ static int print_json(const fq_tokenizer *t, const uint32_t *ids, size_t n, bool
         size_t len;
         const char *bytes = fq_tokenizer_token(t, ids[i], &len);
         out_append(list, json_integer(ids[i]));
-        out_append(tokens, bytes_json(bytes, len));
+        out_append(tokens, out_json_bytes(bytes, len));
     }
     if (count) {
         json_decref(list);
@@ -183,7 +115,7 @@ static int decode(const fq_tokenizer *t, const arg_values *a, const input *in)
     if (a->json) {
         json_t *root = json_object();
         out_put_u64(root, "count", n_ids);
-        out_put(root, "text", bytes_json(text, n));
+        out_put(root, "text", out_json_bytes(text, n));
         status = out_json(root);
     } else {
         fwrite(text, 1, n, stdout);
@@ -200,7 +132,7 @@ static int run_tokenize(const arg_values *a)
     fq_err e = { 0 };
     input in = { 0 };
     if (fq_tokenizer_open(a->operand[0], &t, &e) != FQ_OK) return out_error(&e);
-    int status = read_input(a->n_operand > 1 ? a->operand[1] : NULL, &in);
+    int status = input_read(a->n_operand > 1 ? a->operand[1] : NULL, &in);
     if (status == 0) status = a->decode ? decode(t, a, &in) : encode(t, a, &in);
     free(in.s);
     fq_tokenizer_close(t);

@@ -372,6 +372,22 @@ void out_put_str(json_t *object, const char *key, const char *v)
     out_put(object, key, value);
 }
 
+json_t *out_json_bytes(const char *s, size_t n)
+{
+    json_t *text = json_stringn(s, n);
+    if (text != NULL) return text;
+    char *made = malloc(4 * n + 1), *p = made;
+    if (made == NULL) return NULL;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c >= 0x20 && c < 0x7f) *p++ = (char)c;
+        else p += sprintf(p, "\\x%02x", c);
+    }
+    text = json_stringn(made, (size_t)(p - made));
+    free(made);
+    return text;
+}
+
 void out_append(json_t *array, json_t *value)
 {
     if (json_array_append_new(array, value) != 0) json_lost = true;

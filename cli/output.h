@@ -72,6 +72,8 @@ void out_put_real(json_t *object, const char *key, double v);
 void out_put_value(json_t *object, const char *key, const fq_value *v);   /* { "value": ..., "error": ... } */
 void out_put_str(json_t *object, const char *key, const char *v);   /* NULL -> null; invalid UTF-8 is escaped */
 void out_append(json_t *array, json_t *value);                  /* steals value */
+/* A string of any bytes; where they are not UTF-8, everything that is not printable ASCII is written as \xNN. */
+json_t *out_json_bytes(const char *s, size_t n);
 json_t *out_json_fit(const fq_fit *fit);
 json_t *out_json_shape(int rank, const int64_t *dim);
 json_t *out_json_model(const fq_model *m);

@@ -1,0 +1,16 @@
+/* input.h - the whole of a file or of standard input, in memory: texts and lists of ids that a user names on the command line. */
+#ifndef FITQ_CLI_INPUT_H
+#define FITQ_CLI_INPUT_H
+
+#include <stddef.h>
+
+typedef struct input { char *s; size_t n, cap; const char *name; } input;   /* zero-initialise; free(s) */
+
+/* path: NULL or "-" is standard input. 0, or the exit status of a failure whose message is on stderr. */
+int input_read(const char *path, input *in);
+
+/* The messages of such failures, with their exit status. */
+int input_failed(const char *name, const char *what, int err);
+int input_no_memory(const char *name);
+
+#endif
