@@ -67,7 +67,7 @@ static fq_status bos_of_config(making *m, fq_err *e)
     FQI_TRY(load_object(m->dir, "config.json", &root, e));
     const json_t *id = json_object_get(root, "bos_token_id");
     json_int_t v = json_integer_value(id);
-    m->has_bos = json_is_integer(id) && v >= 0 && v < m->vocab && v <= UINT32_MAX;
+    m->has_bos = json_is_integer(id) && v >= 0 && v <= UINT32_MAX;
     if (m->has_bos) m->bos = (uint32_t)v;
     json_decref(root);
     return FQ_OK;
