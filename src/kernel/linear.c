@@ -1,0 +1,165 @@
+/* linear.c - matrix products of stored weights with a block of tokens. See linear.h for the two orders.
+ *
+ *     fast, many tokens     panel of rows of W --widen--> floats of one thread --sgemm--> columns of y
+ *     fast, few tokens      W straight from where it is stored, row by row
+ *     fixed                 32 rows of W --widen, transpose--> [k][32] --gemm_tile--> 32 columns of y
+ *
+ * Panels are dealt to threads as they come free; what a panel computes does not depend on who does it. Inside a parallel region
+ * an OpenMP BLAS stays on the calling thread; another flavour is told so once. */
+#include "kernel/linear.h"
+
+#include <cblas.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "kernel/scalar.h"
+
+#define FEW_TOKENS 4                 /* up to here reading the weights costs more than multiplying */
+#define PANEL_FLOATS (512u * 1024)   /* 2 MiB of widened rows: they are read again from cache by the sgemm that packs them */
+#define PANEL_ROWS_MAX 512
+#define K_BLOCK 512                  /* of fixed order: 64 KiB of a packed tile */
+#define TOKEN_BLOCK (8 * FQI_TILE_ROWS)
+/* What OpenBLAS keeps for packing: touched, of the 32 MiB that it maps per thread (measured, see docs/performance.md). */
+#define BLAS_BYTES_PER_THREAD (UINT64_C(3) << 20)
+
+static size_t panel_rows(int64_t cols)
+{
+    size_t rows = PANEL_FLOATS / (size_t)cols / FQI_TILE * FQI_TILE;
+    return rows < FQI_TILE ? FQI_TILE : rows > PANEL_ROWS_MAX ? PANEL_ROWS_MAX : rows;
+}
+
+/* Most floats that any matrix of up to max_cols columns needs at once. */
+static uint64_t panel_floats(int64_t max_cols)
+{
+    uint64_t widest = (uint64_t)max_cols * FQI_TILE;
+    return (widest > PANEL_FLOATS ? widest : PANEL_FLOATS) + (uint64_t)FQI_TILE * K_BLOCK;
+}
+
+uint64_t fqi_compute_bytes(int n_thread, int64_t max_cols)
+{
+    return (uint64_t)n_thread * (panel_floats(max_cols) * sizeof(float) + BLAS_BYTES_PER_THREAD);
+}
+
+fq_status fqi_compute_create(fqi_order order, fq_dtype served, int n_thread, int64_t max_cols, fqi_compute *out, fq_err *e)
+{
+    fqi_compute c = { .order = order, .served = served, .n_thread = n_thread };
+    uint64_t bytes;
+    FQI_TRY(fqi_kernels_choose(&c.kernel, e));
+    if (!fqi_mul_u64(panel_floats(max_cols) * sizeof(float), (uint64_t)n_thread, &bytes) || bytes > SIZE_MAX) return fqi_fail_nomem(e, "panels");
+    c.panel_floats = (size_t)panel_floats(max_cols);
+    c.panel = aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64);
+    if (!c.panel) return fqi_fail_nomem(e, "panels");
+    /* 2 = OpenMP: single-threaded inside our regions by itself. 1 = a pool of its own, which would run beside our threads. */
+    if (openblas_get_parallel() == 1) openblas_set_num_threads(1);
+    *out = c;
+    return FQ_OK;
+}
+
+void fqi_compute_free(fqi_compute *c)
+{
+    if (!c) return;
+    free(c->panel);
+    c->panel = NULL;
+}
+
+/* y[t][r] for r0 <= r < r1: bias and the type that an engine would hold. */
+static void finish(const fqi_compute *c, const float *bias, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1)
+{
+    if (!bias && c->served == FQ_DTYPE_F32) return;
+    for (size_t t = 0; t < n_token; t++) {
+        float *row = y + t * ldy;
+        for (size_t r = r0; bias && r < r1; r++) row[r] += bias[r];
+        c->kernel->round_to(row + r0, c->served, r1 - r0);
+    }
+}
+
+static const void *row_at(const fqi_matrix *w, size_t r)
+{
+    return (const unsigned char *)w->data + r * (size_t)w->cols * fqi_dtype_bytes(w->dtype);
+}
+
+static void fast_panel(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1,
+                       float *panel)
+{
+    const size_t cols = (size_t)w->cols;
+    const float *rows = row_at(w, r0);
+    if (w->dtype != FQ_DTYPE_F32) {
+        c->kernel->widen(row_at(w, r0), w->dtype, panel, (r1 - r0) * cols);
+        rows = panel;
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n_token, (blasint)(r1 - r0), (blasint)cols, 1.0f, x, (blasint)cols, rows,
+                (blasint)cols, 0.0f, y + r0, (blasint)ldy);
+}
+
+static void few_panel(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1)
+{
+    for (size_t t = 0; t < n_token; t++) c->kernel->matvec(w, (int64_t)r0, (int64_t)r1, x + t * (size_t)w->cols, y + t * ldy);
+}
+
+/* Rows [r0, r1), at most FQI_TILE of them, columns [k0, k0 + k) of W as [k][FQI_TILE], missing rows as zeros. */
+static void pack(const fqi_compute *c, const fqi_matrix *w, size_t r0, size_t r1, size_t k0, size_t k, float *packed, float *row)
+{
+    for (size_t r = r0; r < r0 + FQI_TILE; r++) {
+        float *out = packed + (r - r0);
+        if (r >= r1) {
+            for (size_t i = 0; i < k; i++) out[i * FQI_TILE] = 0;
+            continue;
+        }
+        c->kernel->widen((const unsigned char *)row_at(w, r) + k0 * fqi_dtype_bytes(w->dtype), w->dtype, row, k);
+        for (size_t i = 0; i < k; i++) out[i * FQI_TILE] = row[i];
+    }
+}
+
+static void fixed_tokens(const fqi_compute *c, size_t cols, const float *packed, const float *x, size_t n_token, float *y, size_t ldy, size_t r0,
+                         size_t n_row)
+{
+    float acc[TOKEN_BLOCK * FQI_TILE];
+    size_t k0 = 0;
+    do {   /* once also without any column: the result is 0 */
+        size_t k = cols - k0 < K_BLOCK ? cols - k0 : K_BLOCK;
+        for (size_t t = 0; t < n_token; t += FQI_TILE_ROWS) {
+            size_t m = n_token - t < FQI_TILE_ROWS ? n_token - t : FQI_TILE_ROWS;
+            c->kernel->gemm_tile(m, k, x + t * cols + k0, cols, packed + k0 * FQI_TILE, FQI_TILE, acc + t * FQI_TILE, FQI_TILE, k0 > 0,
+                                 k0 + k == cols);
+        }
+        k0 += k;
+    } while (k0 < cols);
+    for (size_t t = 0; t < n_token; t++) memcpy(y + t * ldy + r0, acc + t * FQI_TILE, n_row * sizeof *y);
+}
+
+static void fixed_panel(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1,
+                        float *panel)
+{
+    const size_t cols = (size_t)w->cols;
+    float *packed = panel + K_BLOCK;
+    for (size_t k0 = 0; k0 < cols; k0 += K_BLOCK)
+        pack(c, w, r0, r1, k0, cols - k0 < K_BLOCK ? cols - k0 : K_BLOCK, packed + k0 * FQI_TILE, panel);
+    for (size_t t = 0; t < n_token; t += TOKEN_BLOCK) {
+        size_t m = n_token - t < TOKEN_BLOCK ? n_token - t : TOKEN_BLOCK;
+        fixed_tokens(c, cols, packed, x + t * cols, m, y + t * ldy, ldy, r0, r1 - r0);
+    }
+}
+
+void fqi_matmul(const fqi_compute *c, const fqi_matrix *w, const float *bias, const float *x, size_t n_token, float *y, size_t ldy)
+{
+    const size_t rows = (size_t)w->rows, cols = (size_t)w->cols;
+    const bool fixed = c->order == FQI_ORDER_FIXED, few = !fixed && n_token <= FEW_TOKENS;
+    size_t step = fixed ? FQI_TILE : few ? 64 : panel_rows(w->cols);
+    if (n_token == 0 || rows == 0 || cols == 0) return;
+    const int64_t n_panel = (int64_t)((rows + step - 1) / step);
+    const int n_thread = n_panel < c->n_thread ? (int)n_panel : c->n_thread;
+#pragma omp parallel for num_threads(n_thread) schedule(dynamic)
+    for (int64_t p = 0; p < n_panel; p++) {
+        size_t r0 = (size_t)p * step, r1 = rows - r0 < step ? rows : r0 + step;
+        float *panel = c->panel + (size_t)omp_get_thread_num() * c->panel_floats;
+        if (fixed)
+            fixed_panel(c, w, x, n_token, y, ldy, r0, r1, panel);
+        else if (few)
+            few_panel(c, w, x, n_token, y, ldy, r0, r1);
+        else
+            fast_panel(c, w, x, n_token, y, ldy, r0, r1, panel);
+        finish(c, bias, n_token, y, ldy, r0, r1);
+    }
+}
