@@ -19,7 +19,7 @@ LIBRARY = os.environ.get('FITQ_SHARED_LIBRARY', os.path.join(os.path.dirname(BIN
 sys.path.insert(0, HERE)
 import run as cases  # noqa: E402
 
-DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify', 'tokenize')
+DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify', 'eval', 'tokenize')
 
 
 class Wrong(Exception):
@@ -138,7 +138,7 @@ def help_examples(command):
 
 def small_model(folder):
     """One layer with heads like those of Qwen2-72B: what fits that fits this."""
-    hidden, mlp, vocab = 1024, 924, 512
+    hidden, mlp, vocab = 1024, 924, 2048
     config = {'architectures': ['Qwen2ForCausalLM'], 'model_type': 'qwen2', 'hidden_size': hidden, 'intermediate_size': mlp,
               'num_attention_heads': 8, 'num_key_value_heads': 8, 'num_hidden_layers': 1, 'vocab_size': vocab,
               'max_position_embeddings': 4096, 'rms_norm_eps': 1e-6, 'rope_theta': 1e6, 'hidden_act': 'silu',
@@ -174,7 +174,7 @@ def example_models(work, lines):
         small_model(os.path.join(work, 'original'))
         fitq('pad', os.path.join(work, 'original'), '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
         shutil.rmtree(os.path.join(work, 'original'))
-    if 'fitq tokenize' in text:
+    if re.search(r'tokenize|corpus.txt|prompt.txt', text):
         for folder in [work] + [os.path.join(work, name) for name in os.listdir(work) if name.startswith('Qwen2-')]:
             shutil.copy(os.path.join(SOURCE, 'examples', 'tiny-qwen2', 'tokenizer.json'), folder)
         for name in ('prompt.txt', 'corpus.txt'):
