@@ -22,26 +22,16 @@
 
 /* ---- numbers --------------------------------------------------------------------------------------------------- */
 
-/* A key that stands at the top and in text_config must say the same: engines read one or the other. */
-static fq_status check_copies(const fqi_reader *r, const char *key, fq_err *e)
-{
-    const json_t *top = fqi_reader_member(r->root, key), *sub = fqi_reader_member(r->sub, key);
-    if (!top || !sub || json_equal(top, sub)) return FQ_OK;
-    char shown[FQI_NAME_MAX + 3], expected[FQI_NAME_MAX + 64];
-    (void)snprintf(expected, sizeof expected, "%s as in text_config", fqi_reader_show(sub, shown));
-    return fqi_reader_fail(r, key, top, expected, e);
-}
-
 static fq_status get_int(const fqi_reader *r, const char *key, int64_t min, int64_t max, int64_t *out, fq_err *e)
 {
-    FQI_TRY(check_copies(r, key, e));
+    FQI_TRY(fqi_reader_copies(r, key, e));
     fqi_json_int want = { .key = key, .min = min, .max = max };
     return fqi_json_get_int(fqi_reader_holder(r, key), &want, r->file, out, e);
 }
 
 static fq_status get_int_or(const fqi_reader *r, const char *key, int64_t min, int64_t max, int64_t def, int64_t *out, fq_err *e)
 {
-    FQI_TRY(check_copies(r, key, e));
+    FQI_TRY(fqi_reader_copies(r, key, e));
     fqi_json_int want = { .key = key, .min = min, .max = max, .has_default = true, .def = def };
     return fqi_json_get_int(fqi_reader_holder(r, key), &want, r->file, out, e);
 }
@@ -316,7 +306,7 @@ static fq_status read_window(const fqi_reader *r, fq_err *e)
     int64_t window, from;
     FQI_TRY(get_int_or(r, "sliding_window", 0, INT64_MAX, 0, &window, e));
     FQI_TRY(get_bool(r, "use_sliding_window", r->rules->window == FQI_WINDOW_ANY, &use, e));
-    FQI_TRY(get_int_or(r, "max_window_layers", 0, INT64_MAX, 0, &from, e));
+    FQI_TRY(get_int_or(r, "max_window_layers", 0, INT64_MAX, r->rules->max_window_layers, &from, e));
     FQI_TRY(read_layer_types(r, &known, e));
     if (known) return FQ_OK;
     switch ((fqi_window_rule)r->rules->window) {
@@ -325,6 +315,7 @@ static fq_status read_window(const fqi_reader *r, fq_err *e)
     case FQI_WINDOW_UNLESS_NULL: r->m->sliding_window = window > 0 || !fqi_reader_has(r, "sliding_window"); break;
     case FQI_WINDOW_USE: r->m->sliding_window = use; break;
     case FQI_WINDOW_USE_FROM: r->m->sliding_window = use && from < r->m->num_hidden_layers; break;
+    case FQI_WINDOW_USE_BELOW: r->m->sliding_window = use && from > 0; break;
     case FQI_WINDOW_ANY: r->m->sliding_window = use && window > 0; break;
     }
     return FQ_OK;

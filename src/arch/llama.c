@@ -17,7 +17,7 @@ static const fqi_row row[] = {
     { FQI_LAYER, "mlp.down_proj.bias", "down_bias", FQI_IF_MLP_BIAS, 1, FQI_DIM1(HIDDEN) },
 };
 
-static const fqi_config_rules rules = { .bias = FQI_BIAS_ATTENTION, .mlp_bias = true, .kv_is_heads = true };
+static const fqi_config_rules rules = { .bias = FQI_BIAS_ATTENTION, .mlp_bias = true, .kv_is_heads = true, .rope_theta = 10000 };
 
 const fqi_family fqi_family_llama = {
     .name = "llama",

@@ -12,7 +12,7 @@ static const fqi_row row[] = {
     FQI_ROWS_MLP,
 };
 
-static const fqi_config_rules rules = { .window = FQI_WINDOW_UNLESS_NULL };
+static const fqi_config_rules rules = { .window = FQI_WINDOW_UNLESS_NULL, .rope_theta = 10000, .sliding_window = 4096 };
 
 const fqi_family fqi_family_mistral = {
     .name = "mistral",

@@ -15,7 +15,8 @@ static const fqi_row row[] = {
     { FQI_EXPERT, "w2.weight", "expert_down_proj", FQI_IF_SPARSE, 2, FQI_DIM2(HIDDEN, MOE_FF) },
 };
 
-static const fqi_config_rules rules = { .window = FQI_WINDOW_KEY, .sparse = FQI_SPARSE_ALL, .expert_width = "intermediate_size" };
+static const fqi_config_rules rules = { .window = FQI_WINDOW_KEY, .sparse = FQI_SPARSE_ALL, .expert_width = "intermediate_size",
+    .rope_theta = 1e6, .always_norm_topk = true };
 
 const fqi_family fqi_family_mixtral = {
     .name = "mixtral",

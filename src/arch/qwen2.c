@@ -14,7 +14,8 @@ static const fqi_row row[] = {
     FQI_ROWS_MLP,
 };
 
-static const fqi_config_rules rules = { .bias = FQI_BIAS_QKV, .window = FQI_WINDOW_USE_FROM };
+static const fqi_config_rules rules = { .bias = FQI_BIAS_QKV, .window = FQI_WINDOW_USE_FROM, .rope_theta = 10000,
+    .max_window_layers = 28 };
 
 const fqi_family fqi_family_qwen2 = {
     .name = "qwen2",

@@ -18,7 +18,8 @@ static const fqi_row row[] = {
     { FQI_LAYER, "mlp.shared_expert_gate.weight", "shared_expert_gate", FQI_IF_SHARED, 2, FQI_DIM2(ONE, HIDDEN) },
 };
 
-static const fqi_config_rules rules = { .bias = FQI_BIAS_QKV_KEY, .window = FQI_WINDOW_USE, .sparse = FQI_SPARSE_STEP, .shared = FQI_SHARED_KEY };
+static const fqi_config_rules rules = { .bias = FQI_BIAS_QKV_KEY, .window = FQI_WINDOW_USE_BELOW, .sparse = FQI_SPARSE_STEP,
+    .shared = FQI_SHARED_KEY, .rope_theta = 10000, .max_window_layers = 28 };
 
 const fqi_family fqi_family_qwen2_moe = {
     .name = "qwen2_moe",

@@ -15,7 +15,8 @@ static const fqi_row row[] = {
     FQI_ROWS_MLP,
 };
 
-static const fqi_config_rules rules = { .bias = FQI_BIAS_ATTENTION, .window = FQI_WINDOW_USE_FROM, .head_dim_default = 128 };
+static const fqi_config_rules rules = { .bias = FQI_BIAS_ATTENTION, .window = FQI_WINDOW_USE_FROM, .head_dim_default = 128,
+    .rope_theta = 10000, .max_window_layers = 28 };
 
 const fqi_family fqi_family_qwen3 = {
     .name = "qwen3",

@@ -16,7 +16,8 @@ static const fqi_row row[] = {
     FQI_ROWS_EXPERTS,
 };
 
-static const fqi_config_rules rules = { .bias = FQI_BIAS_ATTENTION, .window = FQI_WINDOW_USE, .sparse = FQI_SPARSE_STEP };
+static const fqi_config_rules rules = { .bias = FQI_BIAS_ATTENTION, .window = FQI_WINDOW_USE, .sparse = FQI_SPARSE_STEP,
+    .rope_theta = 10000 };
 
 const fqi_family fqi_family_qwen3_moe = {
     .name = "qwen3_moe",

@@ -78,6 +78,7 @@ typedef enum fqi_window_rule {
     FQI_WINDOW_UNLESS_NULL,  /* the same, and the family's class fills in a number where the key is absent: only null means none */
     FQI_WINDOW_USE,          /* "use_sliding_window" */
     FQI_WINDOW_USE_FROM,     /* "use_sliding_window", in layers from "max_window_layers" on */
+    FQI_WINDOW_USE_BELOW,    /* "use_sliding_window", in layers 0, 2, 4, ... below "max_window_layers" */
     FQI_WINDOW_ANY           /* not known: a number, unless "use_sliding_window" is false */
 } fqi_window_rule;
 
@@ -110,6 +111,11 @@ typedef struct fqi_config_rules {
     bool mlp_bias;                 /* reads "mlp_bias" */
     bool halved_width;             /* the key counts two halves of one projection */
     bool latent;                   /* multi-head latent attention: head_dim = qk_nope_head_dim + qk_rope_head_dim */
+    /* What running a model needs of its class, where the file leaves the key out; families of the table only. */
+    double rope_theta;
+    int64_t sliding_window;        /* 0 = there is no default: a window without a length is an error */
+    int64_t max_window_layers;
+    bool always_norm_topk;         /* the weights of the chosen experts add up to 1 whatever norm_topk_prob says */
 } fqi_config_rules;
 
 /* Rules of a model_type without a table; those of a stranger if nothing is known. Never NULL. */
