@@ -413,9 +413,9 @@ const arg_command cmd_generate = {
             "in one; how fast it was goes to stderr. --chat knows the templates ChatML (Qwen and others) and Llama 3; nothing in a message is "
             "read as a control token there. All weights are held in memory as they are stored. On a terminal, control characters that "
             "the model writes are shown as \\xNN.",
-    .examples = "  fitq generate Qwen2-0.5B --prompt \"Once upon a time\"\n"
-                "  fitq generate Qwen2-0.5B --prompt-file story.txt --max-tokens 500 --temperature 0.8 --top-p 0.95 --seed 1\n"
-                "  fitq generate Qwen2-0.5B-Instruct --chat --system \"Answer in one sentence.\"\n",
+    .examples = "  fitq generate Qwen2-7B --prompt \"Once upon a time\"\n"
+                "  fitq generate Qwen2-7B --prompt-file story.txt --max-tokens 500 --temperature 0.8 --top-p 0.95 --seed 1\n"
+                "  fitq generate Qwen2-7B --chat --system \"Answer in one sentence.\"\n",
     .exit_status = "; 6 numbers that are not finite",
     .option = options, .n_option = sizeof options / sizeof options[0],
     .min_operand = 1, .max_operand = 1, .run = run_generate,

@@ -19,7 +19,7 @@ LIBRARY = os.environ.get('FITQ_SHARED_LIBRARY', os.path.join(os.path.dirname(BIN
 sys.path.insert(0, HERE)
 import run as cases  # noqa: E402
 
-DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify', 'eval', 'tokenize')
+DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify', 'eval', 'generate', 'tokenize')
 
 
 class Wrong(Exception):
@@ -179,6 +179,8 @@ def example_models(work, lines):
             shutil.copy(os.path.join(SOURCE, 'examples', 'tiny-qwen2', 'tokenizer.json'), folder)
         for name in ('prompt.txt', 'corpus.txt'):
             shutil.copy(os.path.join(SOURCE, 'LICENSE'), os.path.join(work, name))
+        with open(os.path.join(work, 'story.txt'), 'w', encoding='utf-8') as f:
+            f.write('Once upon a time there was a river.\n')
 
 
 def example_shard(work, line):
@@ -195,7 +197,7 @@ def run_example(line, work):
     if '| jq' in line and not shutil.which('jq'):
         line = line.split('|')[0]
     line = line.split(' > ')[0]  # completion scripts go to the home folder
-    p = subprocess.run(['bash', '-o', 'pipefail', '-c', line], cwd=work, capture_output=True, text=True, timeout=60,
+    p = subprocess.run(['bash', '-o', 'pipefail', '-c', line], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
                        env=dict(os.environ, PATH=os.path.dirname(BINARY) + ':' + os.environ['PATH']))
     if p.returncode != 0:
         raise Wrong(f'{line}: exit {p.returncode}: {p.stderr.strip()}')
