@@ -174,7 +174,7 @@ def example_models(work, lines):
         small_model(os.path.join(work, 'original'))
         fitq('pad', os.path.join(work, 'original'), '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
         shutil.rmtree(os.path.join(work, 'original'))
-    if re.search(r'tokenize|corpus.txt|prompt.txt', text):
+    if re.search(r'tokenize|generate|corpus.txt|prompt.txt', text):
         for folder in [work] + [os.path.join(work, name) for name in os.listdir(work) if name.startswith('Qwen2-')]:
             shutil.copy(os.path.join(SOURCE, 'examples', 'tiny-qwen2', 'tokenizer.json'), folder)
         for name in ('prompt.txt', 'corpus.txt'):
