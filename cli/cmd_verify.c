@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "output.h"
 #include "progress.h"
+#include "report.h"
 
 /* ---- weights only -------------------------------------------------------------------------------------------------- */
 
@@ -236,9 +237,6 @@ static json_t *numbers_json(const fq_proof *r, const arg_values *a)
     json_t *o = json_object();
     out_put_str(o, "served_dtype", arg_served_names[a->served]);
     out_put_bool(o, "random_ids", r->random_ids);
-    out_put_u64(o, "windows", r->plan.n_window);
-    out_put_int(o, "context", r->plan.context);
-    out_put_u64(o, "predictions", r->plan.n_scored);
     out_put_bool(o, "fixed_bits", r->fixed_bits);
     out_put_real(o, "max_logit", r->max_logit);
     out_put_real(o, "fixed_diff", r->fixed_diff);
@@ -256,15 +254,19 @@ static json_t *numbers_json(const fq_proof *r, const arg_values *a)
     out_put_int(o, "vocab", r->n_vocab);
     out_put_int(o, "vocab_padding", r->n_vocab_pad);
     out_put_bool(o, "vocab_padding_zero", r->vocab_pad_zero);
-    out_put_str(o, "kernel", r->plan.kernel);
-    out_put_int(o, "threads", r->plan.n_thread);
-    out_put_u64(o, "memory_bytes", r->plan.memory_bytes);
-    out_put_u64(o, "weight_bytes", r->plan.weight_bytes);
-    out_put_u64(o, "scratch_bytes", r->plan.scratch_bytes);
+    out_put(o, "plan", report_run_plan_json(&r->plan));
     return o;
 }
 
-typedef struct layers { json_t *list; } layers;
+typedef struct seen { progress *p; bool quiet; json_t *layer; } seen;
+
+static void on_plan(void *user, const fq_run_plan *plan)
+{
+    const seen *s = user;
+    if (s->quiet) return;
+    progress_end(s->p);
+    report_run_plan("verify", plan);
+}
 
 static void on_layer(void *user, const fq_layer_diff *d)
 {
@@ -274,7 +276,7 @@ static void on_layer(void *user, const fq_layer_diff *d)
     out_put_real(o, "max_abs", d->max_abs);
     out_put_real(o, "cosine", d->cosine);
     out_put_bool(o, "same_bits", d->same_bits);
-    out_append(((layers *)user)->list, o);
+    out_append(((seen *)user)->layer, o);
 }
 
 static int proof_json(const fq_proof *r, const arg_values *a, const fq_err *e, json_t *layer)
@@ -300,23 +302,23 @@ static int run_proof(const arg_values *a)
     fq_run run;
     fq_proof r = { 0 };
     fq_err e = { 0 };
-    layers seen = { .list = json_array() };
+    seen here = { .p = &p, .quiet = a->quiet, .layer = json_array() };
     progress_run(&p, &run, a);
     fq_verify_options o = {
         .a = a->operand[0], .b = a->operand[1], .text = { .text = a->text, .ids = a->ids, .context = a->context, .chunks = a->chunks },
-        .served = (fq_served)a->served, .scratch = a->scratch, .on_layer = on_layer, .user = &seen,
+        .served = (fq_served)a->served, .scratch = a->scratch, .on_plan = on_plan, .on_layer = on_layer, .user = &here,
     };
     fq_status s = fq_verify(&o, &run, &r, &e);
     progress_end(&p);
     int status = 0;
     if (s != FQ_OK && s != FQ_E_DIFFERS) {
-        json_decref(seen.list);
+        json_decref(here.layer);
         return out_error(&e);
     }
     if (a->json) {
-        status = proof_json(&r, a, &e, seen.list);
+        status = proof_json(&r, a, &e, here.layer);
     } else {
-        json_decref(seen.list);
+        json_decref(here.layer);
         proof_text(&r, a, &e);
     }
     return status ? status : -(int)s;
