@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/fs_memory.h"
 #include "base/mem.h"
 
 typedef struct model {
@@ -345,6 +346,7 @@ static fq_status run_layers(lockstep *s, fq_err *e)
         s->done_items++;
     }
     free_layer_buffers(s);
+    fqi_memory_trim();   /* the plan counts on it: head and layers are never there together */
     return FQ_OK;
 }
 
