@@ -223,6 +223,7 @@ fq_status fqi_reader_rope(const fqi_reader *r, int64_t head_dim, int64_t max_pos
         }
     }
     rope.theta = theta != 0 ? theta : r->rules->rope_theta;
+    if (rope.theta == 0) return fqi_reader_fail(r, theta_range.key, NULL, "a number: versions of this family's class fill in different ones", e);
     FQI_TRY(set_dimensions(r, head_dim, partial != 0 ? partial : 1, &rope, e));
     *out = rope;
     return FQ_OK;

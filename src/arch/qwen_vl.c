@@ -31,7 +31,8 @@ static const fqi_row row_qwen3[] = {
 };
 
 static const fqi_config_rules rules_2 = { .bias = FQI_BIAS_QKV, .window = FQI_WINDOW_USE_FROM, .rope_theta = 1e6, .max_window_layers = 80 };
-static const fqi_config_rules rules_3 = { .bias = FQI_BIAS_ATTENTION, .head_dim_default = 128, .rope_theta = 5e6 };
+/* No rope_theta of its own: transformers 4 fills in 5e6, transformers 5 5e5. */
+static const fqi_config_rules rules_3 = { .bias = FQI_BIAS_ATTENTION, .head_dim_default = 128 };
 
 const fqi_family fqi_family_qwen2_vl = {
     .name = "qwen2_vl",

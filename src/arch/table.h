@@ -112,7 +112,7 @@ typedef struct fqi_config_rules {
     bool halved_width;             /* the key counts two halves of one projection */
     bool latent;                   /* multi-head latent attention: head_dim = qk_nope_head_dim + qk_rope_head_dim */
     /* What running a model needs of its class, where the file leaves the key out; families of the table only. */
-    double rope_theta;
+    double rope_theta;             /* 0 = there is no default */
     int64_t sliding_window;        /* 0 = there is no default: a window without a length is an error */
     int64_t max_window_layers;
     bool always_norm_topk;         /* the weights of the chosen experts add up to 1 whatever norm_topk_prob says */

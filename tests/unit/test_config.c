@@ -391,7 +391,7 @@ static void test_window(void **state)
     (void)state;
     static const struct { const char *base, *path, *value; bool window; } table[] = {
         { base_qwen2, "x", "0", false },
-        { base_qwen2, "use_sliding_window", "true", true },   /* max_window_layers absent: all layers */
+        { base_qwen2, "use_sliding_window", "true", false },  /* max_window_layers absent: Qwen2Config's default is 28 */
         { base_qwen2, "layer_types", "[\"full_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"]", true },
         { base_llama, "sliding_window", "4096", false },
         { base_mistral, "sliding_window", "4096", true },
