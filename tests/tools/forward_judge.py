@@ -113,8 +113,26 @@ def rope_frequencies(c, head_dim, n_position):
     return inv / factor * ramp + inv * (1 - ramp), scale
 
 
-def norm(x, w, eps):
-    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * w
+def as_is(x):
+    return x
+
+
+def to_fp16(x):
+    return x.astype(np.float16).astype(np.float64)
+
+
+def to_bf16(x):
+    """To the nearest, ties to even; finite numbers only."""
+    bits = x.astype('<f4').view('<u4').astype(np.uint64)
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 << 16
+    return bits.astype('<u4').view('<f4').astype(np.float64)
+
+
+ROUND = {'f32': as_is, 'bf16': to_bf16, 'fp16': to_fp16}
+
+
+def normalise(x, eps):
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
 
 
 def softmax(x):
@@ -127,8 +145,10 @@ def silu(x):
 
 
 class Model:
-    def __init__(self, config, tensors):
-        """config: the whole config.json; tensors: name -> st_reader.Tensor"""
+    def __init__(self, config, tensors, served='f32'):
+        """config: the whole config.json; tensors: name -> st_reader.Tensor; served: what weights and results are rounded to, as in
+        transformers' code when it runs in that type"""
+        self.served = ROUND[served]
         self.kind = config['model_type']
         c = dict(config, **config.get('text_config', {})) if 'hidden_size' not in config else dict(config)
         c = dict({k: v for k, v in DEFAULTS.get(self.kind, {}).items()}, **c)
@@ -147,22 +167,26 @@ class Model:
     def w(self, name, full=False):
         full_name = name if full else self.root + name
         if full_name not in self.wide:
-            self.wide[full_name] = widen(self.t[full_name]) if full_name in self.t else None
+            self.wide[full_name] = self.served(widen(self.t[full_name])) if full_name in self.t else None
         return self.wide[full_name]
 
     def linear(self, x, name):
         y = x @ self.w(name + '.weight').T
         b = self.w(name + '.bias')
-        return y if b is None else y + b
+        return self.served(y if b is None else y + b)
+
+    def norm(self, x, name):
+        return self.served(self.served(normalise(x, self.eps)) * self.w(name + '.weight'))
 
     def rotate(self, x):
         """x: [T, heads, hd]"""
         inv, scale = self.rope
         half = len(inv)
         angle = np.arange(x.shape[0], dtype=np.float64)[:, None] * inv
-        cos, sin = np.cos(angle)[:, None, :] * scale, np.sin(angle)[:, None, :] * scale
+        cos, sin = self.served(np.cos(angle)[:, None, :] * scale), self.served(np.sin(angle)[:, None, :] * scale)
         a, b, rest = x[..., :half], x[..., half:2 * half], x[..., 2 * half:]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+        r = self.served
+        return np.concatenate([r(r(a * cos) - r(b * sin)), r(r(b * cos) + r(a * sin)), rest], axis=-1)
 
     def attention(self, x, i):
         p = f'layers.{i}.self_attn.'
@@ -171,7 +195,7 @@ class Model:
         k = self.linear(x, p + 'k_proj').reshape(n, self.kv, self.hd)
         v = self.linear(x, p + 'v_proj').reshape(n, self.kv, self.hd)
         if self.kind in ('qwen3', 'qwen3_moe', 'qwen3_vl'):
-            q, k = norm(q, self.w(p + 'q_norm.weight'), self.eps), norm(k, self.w(p + 'k_norm.weight'), self.eps)
+            q, k = self.norm(q, p + 'q_norm'), self.norm(k, p + 'k_norm')
         q, k = self.rotate(q), self.rotate(k)
         at = np.arange(n)
         hidden = at[None, :] > at[:, None]
@@ -182,10 +206,11 @@ class Model:
             g = h // (self.heads // self.kv)
             s = q[:, h] @ k[:, g].T * self.hd ** -0.5
             out[:, h] = softmax(np.where(hidden, -np.inf, s)) @ v[:, g]
-        return self.linear(out.reshape(n, -1), p + 'o_proj')
+        return self.linear(self.served(out.reshape(n, -1)), p + 'o_proj')
 
     def mlp(self, x, p, names=('gate_proj', 'up_proj', 'down_proj')):
-        return self.linear(silu(self.linear(x, p + names[0])) * self.linear(x, p + names[1]), p + names[2])
+        r = self.served
+        return self.linear(r(r(silu(self.linear(x, p + names[0]))) * self.linear(x, p + names[1])), p + names[2])
 
     def expert(self, x, p, e):
         """p: of the mixture. Experts lie one by one, or all gates over all ups in one tensor."""
@@ -195,11 +220,12 @@ class Model:
         if fused is None:
             return self.mlp(x, f'{p}experts.{e}.')
         gate, up = np.split(fused[e], 2)
-        return (silu(x @ gate.T) * (x @ up.T)) @ self.w(p + 'experts.down_proj')[e].T
+        r = self.served
+        return r(r(r(silu(r(x @ gate.T))) * r(x @ up.T)) @ self.w(p + 'experts.down_proj')[e].T)
 
     def mixture(self, x, i):
         p = f'layers.{i}.' + ('block_sparse_moe.' if self.kind == 'mixtral' else 'mlp.')
-        prob = softmax(x @ self.w(p + 'gate.weight').T)
+        prob = softmax(self.served(x @ self.w(p + 'gate.weight').T))
         k = self.c['num_experts_per_tok']
         order = np.argsort(-prob, axis=-1, kind='stable')
         chosen = order[:, :k]
@@ -209,14 +235,15 @@ class Model:
         weight = np.take_along_axis(prob, chosen, axis=-1)
         if self.kind == 'mixtral' or self.c.get('norm_topk_prob', False):
             weight = weight / weight.sum(axis=-1, keepdims=True)
+        weight = self.served(weight)
         out = np.zeros_like(x)
         for e in range(prob.shape[1]):
             token, slot = np.nonzero(chosen == e)
             if len(token):
-                out[token] += weight[token, slot][:, None] * self.expert(x[token], p, e)
+                out[token] = self.served(out[token] + self.served(weight[token, slot][:, None] * self.expert(x[token], p, e)))
         if self.kind == 'qwen2_moe' and self.w(p + 'shared_expert.gate_proj.weight') is not None:
-            gate = 1 / (1 + np.exp(-(x @ self.w(p + 'shared_expert_gate.weight').T)))
-            out = out + gate * self.mlp(x, p + 'shared_expert.')
+            gate = self.served(1 / (1 + np.exp(-self.served(x @ self.w(p + 'shared_expert_gate.weight').T))))
+            out = self.served(out + self.served(gate * self.mlp(x, p + 'shared_expert.')))
         return out
 
     def is_sparse(self, i):
@@ -232,19 +259,19 @@ class Model:
         x = self.w('embed_tokens.weight')[np.asarray(ids)]
         for i in range(self.layers):
             p = f'layers.{i}.'
-            x = x + self.attention(norm(x, self.w(p + 'input_layernorm.weight'), self.eps), i)
-            h = norm(x, self.w(p + 'post_attention_layernorm.weight'), self.eps)
-            x = x + (self.mixture(h, i) if self.is_sparse(i) else self.mlp(h, p + 'mlp.'))
-        x = norm(x, self.w('norm.weight'), self.eps)
+            x = self.served(x + self.attention(self.norm(x, p + 'input_layernorm'), i))
+            h = self.norm(x, p + 'post_attention_layernorm')
+            x = self.served(x + (self.mixture(h, i) if self.is_sparse(i) else self.mlp(h, p + 'mlp.')))
+        x = self.norm(x, 'norm')
         head = next((n for n in self.t if n.endswith('lm_head.weight')), None)
         if self.c.get('tie_word_embeddings', False):
             head = self.root + 'embed_tokens.weight'
-        return x @ self.w(head, full=True).T
+        return self.served(x @ self.w(head, full=True).T)
 
 
-def open_model(folder):
+def open_model(folder, served='f32'):
     with open(os.path.join(folder, 'config.json'), encoding='utf-8') as f:
-        return Model(json.load(f), st_reader.read_folder(folder))
+        return Model(json.load(f), st_reader.read_folder(folder), served)
 
 
 # ---- against what others published -------------------------------------------------------------------------------------
