@@ -1,0 +1,193 @@
+/* layer.c - the order of the parts of one decoder layer, and the buffers they share. See layer.h for the picture.
+ *
+ * Nothing is allocated during the pass. Each token's row is computed from its own row and its own cache, so how tokens are batched
+ * and dealt to threads cannot change a result beyond the order of summation that fqi_matmul states. */
+#include "model/work.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/checked.h"
+
+#define LINE_FLOATS 16       /* buffers begin on cache lines */
+#define FEW_PIECES 8         /* below: a parallel region costs more than it saves */
+
+void fqi_pass_tap(const fqi_pass *p, fqi_tap_point point, int64_t expert, const float *x, const uint32_t *token, size_t n, size_t cols)
+{
+    if (p->tap && p->tap->watch) p->tap->watch(p->tap->user, p->layer, point, expert, x, token, n, cols);
+}
+
+int fqi_pass_threads(const fqi_pass *p, size_t n)
+{
+    return n < 2 ? 1 : n < (size_t)p->c->n_thread ? (int)n : p->c->n_thread;
+}
+
+/* ---- buffers --------------------------------------------------------------------------------------------------- */
+
+typedef struct part { float **at; uint64_t n; } part;
+
+#define N_PART 16
+static void parts_of(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position, fqi_layer_work *w, part out[N_PART])
+{
+    const fq_model *m = &d->model;
+    const uint64_t n = n_token, hidden = (uint64_t)m->hidden_size, q = (uint64_t)(m->num_attention_heads * m->head_dim),
+                   kv = (uint64_t)(m->num_key_value_heads * m->head_dim);
+    const bool moe = m->n_moe_layer > 0;
+    uint64_t width = (uint64_t)(m->n_dense_layer > 0 ? m->intermediate_size : 0);
+    if (moe && (uint64_t)m->moe_intermediate_size > width) width = (uint64_t)m->moe_intermediate_size;
+    if (moe && (uint64_t)m->shared_expert_intermediate_size > width) width = (uint64_t)m->shared_expert_intermediate_size;
+    const uint64_t experts = moe ? (uint64_t)m->num_experts : 0, chosen = moe ? (uint64_t)m->num_experts_per_tok : 0, sparse = moe ? n : 0;
+    w->thread_floats = (fqi_attention_floats(d, n_position) + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS;
+    const part all[N_PART] = {
+        { &w->norm, n * hidden }, { &w->q, n * q }, { &w->k, n * kv }, { &w->v, n * kv }, { &w->attention, n * q }, { &w->out, n * hidden },
+        { &w->gate, n * width }, { &w->up, n * width }, { &w->per_thread, (uint64_t)n_thread * w->thread_floats },
+        { &w->routed, n * experts }, { &w->choice_weight, n * chosen }, { (float **)(void *)&w->choice, n * chosen },
+        { (float **)(void *)&w->expert_token, sparse }, { &w->expert_weight, sparse }, { &w->gathered, sparse * hidden },
+        { &w->expert_out, sparse * hidden },
+    };
+    for (size_t i = 0; i < N_PART; i++) out[i] = all[i];
+}
+
+static uint64_t floats_of(const part all[N_PART])
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < N_PART; i++) n += (all[i].n + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS;
+    return n;
+}
+
+uint64_t fqi_layer_work_bytes(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position)
+{
+    fqi_layer_work w;
+    part all[N_PART];
+    parts_of(d, n_thread, n_token, n_position, &w, all);
+    return floats_of(all) * sizeof(float);
+}
+
+fq_status fqi_layer_work_create(const fqi_decoder *d, const fqi_compute *c, size_t n_token, int64_t n_position, fqi_layer_work **out, fq_err *e)
+{
+    part all[N_PART];
+    fqi_layer_work *w = fqi_calloc(1, sizeof *w);
+    if (!w) return fqi_fail_nomem(e, "buffers of a layer");
+    w->n_token = n_token;
+    w->n_position = n_position;
+    parts_of(d, c->n_thread, n_token, n_position, w, all);
+    uint64_t bytes = floats_of(all) * sizeof(float);
+    w->memory = bytes <= SIZE_MAX ? aligned_alloc(64, (size_t)bytes) : NULL;
+    if (!w->memory) {
+        free(w);
+        return fqi_fail_nomem(e, "buffers of a layer");
+    }
+    float *at = w->memory;
+    for (size_t i = 0; i < N_PART; i++) {
+        *all[i].at = at;
+        at += (all[i].n + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS;
+    }
+    *out = w;
+    return FQ_OK;
+}
+
+void fqi_layer_work_free(fqi_layer_work *w)
+{
+    if (!w) return;
+    free(w->memory);
+    free(w);
+}
+
+/* ---- the parts ------------------------------------------------------------------------------------------------- */
+
+static int threads_for_rows(const fqi_pass *p) { return p->batch->n_token < FEW_PIECES ? 1 : fqi_pass_threads(p, p->batch->n_token); }
+
+static void norm_rows(const fqi_pass *p, const float *x, const float *weight)
+{
+    const size_t hidden = (size_t)p->d->model.hidden_size;
+#pragma omp parallel for num_threads(threads_for_rows(p)) schedule(static)
+    for (size_t t = 0; t < p->batch->n_token; t++)
+        p->c->kernel->rms_norm(x + t * hidden, weight, (float)p->d->rms_norm_eps, p->c->served, p->work->norm + t * hidden, hidden);
+}
+
+static void add_rows(const fqi_pass *p, float *x)
+{
+    const size_t hidden = (size_t)p->d->model.hidden_size;
+#pragma omp parallel for num_threads(threads_for_rows(p)) schedule(static)
+    for (size_t t = 0; t < p->batch->n_token; t++) {
+        float *row = x + t * hidden;
+        const float *add = p->work->out + t * hidden;
+        for (size_t i = 0; i < hidden; i++) row[i] += add[i];
+        p->c->kernel->round_to(row, p->c->served, hidden);
+    }
+}
+
+/* Norm of each head where the family has one, then rotation. */
+static void rotate(const fqi_pass *p, const fqi_rope_table *rope, const float *norm, int64_t position, float *x, size_t n_head)
+{
+    const size_t hd = (size_t)p->d->model.head_dim;
+    for (size_t h = 0; norm && h < n_head; h++)
+        p->c->kernel->rms_norm(x + h * hd, norm, (float)p->d->rms_norm_eps, p->c->served, x + h * hd, hd);
+    fqi_rope_apply(rope, position, x, n_head, hd);
+    p->c->kernel->round_to(x, p->c->served, n_head * hd);
+}
+
+static int64_t position_of(const fqi_batch *b, size_t token)
+{
+    const fqi_span *s = b->span;
+    for (; token >= s->n; s++) token -= s->n;
+    return s->pos + (int64_t)token;
+}
+
+static void attention(const fqi_pass *p, const fqi_rope_table *rope, float *x)
+{
+    const fqi_layer_weights *w = p->w;
+    const fqi_layer_work *b = p->work;
+    const size_t n = p->batch->n_token, heads = (size_t)p->d->model.num_attention_heads, kv = (size_t)p->d->model.num_key_value_heads;
+    const size_t q_width = (size_t)w->q.rows, kv_width = (size_t)w->k.rows, hidden = (size_t)p->d->model.hidden_size;
+    norm_rows(p, x, w->input_norm);
+    fqi_pass_tap(p, FQI_TAP_ATTENTION, -1, b->norm, NULL, n, hidden);
+    fqi_matmul(p->c, &w->q, w->q_bias, b->norm, n, b->q, q_width);
+    fqi_matmul(p->c, &w->k, w->k_bias, b->norm, n, b->k, kv_width);
+    fqi_matmul(p->c, &w->v, w->v_bias, b->norm, n, b->v, kv_width);
+#pragma omp parallel for num_threads(threads_for_rows(p)) schedule(static)
+    for (size_t t = 0; t < n; t++) {
+        int64_t position = position_of(p->batch, t);
+        rotate(p, rope, w->q_norm, position, b->q + t * q_width, heads);
+        rotate(p, rope, w->k_norm, position, b->k + t * kv_width, kv);
+    }
+    fqi_attention_append(p);
+    fqi_attention_run(p);
+    fqi_pass_tap(p, FQI_TAP_O, -1, b->attention, NULL, n, q_width);
+    fqi_matmul(p->c, &w->o, w->o_bias, b->attention, n, b->out, hidden);
+    add_rows(p, x);
+}
+
+static void feed_forward(const fqi_pass *p, float *x)
+{
+    const size_t hidden = (size_t)p->d->model.hidden_size, n = p->batch->n_token;
+    norm_rows(p, x, p->w->post_attention_norm);
+    fqi_pass_tap(p, FQI_TAP_MLP, -1, p->work->norm, NULL, n, hidden);
+    if (p->w->sparse)
+        fqi_moe_run(p);
+    else
+        fqi_mlp_run(p, &p->w->mlp, p->work->norm, NULL, n, p->work->out, FQI_TAP_DOWN, -1);
+    add_rows(p, x);
+}
+
+static fq_status check_finite(const fqi_pass *p, const float *x, fq_err *e)
+{
+    const size_t hidden = (size_t)p->d->model.hidden_size;
+    size_t at = 0, count = 0;
+    if (p->c->kernel->all_finite(x, FQ_DTYPE_F32, p->batch->n_token * hidden, &at, &count)) return FQ_OK;
+    return fqi_fail(e, FQ_E_NUMERIC, NULL, "activation",
+                    "layer %" PRId64 ", token at position %" PRId64 ", channel %zu: found %s (%zu of %zu values are not finite), expected finite numbers",
+                    p->layer, position_of(p->batch, at / hidden), at % hidden, isnan(x[at]) ? "NaN" : "infinity", count,
+                    p->batch->n_token * hidden);
+}
+
+fq_status fqi_layer_forward(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,
+                            const fqi_batch *batch, float *x, fqi_layer_work *work, const fqi_tap *tap, fq_err *e)
+{
+    const fqi_pass p = { .c = c, .d = d, .w = w, .batch = batch, .tap = tap, .work = work, .layer = layer };
+    if (batch->n_token == 0) return FQ_OK;
+    attention(&p, rope, x);
+    feed_forward(&p, x);
+    return check_finite(&p, x, e);
+}
