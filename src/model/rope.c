@@ -113,7 +113,7 @@ fq_status fqi_rope_table_create(const fqi_rope *r, int64_t n_position, fq_dtype 
     fqi_rope_table t = { .n_position = n_position, .half = (size_t)(r->dim / 2) };
     size_t n;
     double scale, *inv = fqi_calloc(t.half, sizeof *inv);
-    if (inv && n_position > 0 && fqi_mul_size((size_t)n_position, t.half, &n)) {
+    if (inv && n_position >= 0 && fqi_mul_size((size_t)n_position, t.half, &n)) {
         t.cos = fqi_calloc(n, sizeof *t.cos);
         t.sin = fqi_calloc(n, sizeof *t.sin);
     }
