@@ -70,38 +70,43 @@ static void round_to(float *x, fq_dtype dtype, size_t n)
     for (; i < n; i++) x[i] = fqi_scalar_round(x[i], dtype);
 }
 
-/* n rows at once share the loads of x and hide the latency of one chain of fmas behind the others. */
-static inline __attribute__((always_inline)) void rows_of(const size_t n, const unsigned char *row, size_t row_bytes, const fq_dtype dtype,
-                                                          const float *x, size_t cols, float *y)
+/* Lanes pairwise, in the order of fqi_scalar_lanes. */
+static inline float sum_lanes(__m256 low, __m256 high)
 {
-    __m256 low[4], high[4];
+    __m256 eight = _mm256_add_ps(low, high);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* One row after the other: the weights are then one stream of addresses, which the processor fetches ahead (see kernel_avx512.c). */
+static inline __attribute__((always_inline)) float dot_row(const unsigned char *row, const fq_dtype dtype, const float *x, size_t cols)
+{
     const size_t size = dtype == FQ_DTYPE_F32 ? 4 : 2;
+    __m256 low = _mm256_setzero_ps(), high = low;
     size_t k = 0;
-    for (size_t i = 0; i < n; i++) low[i] = high[i] = _mm256_setzero_ps();
-    for (; k + 16 <= cols; k += 16) {
-        __m256 v0 = _mm256_loadu_ps(x + k), v1 = _mm256_loadu_ps(x + k + 8);
+    for (; k + 64 <= cols; k += 64)
 #pragma GCC unroll 4
-        for (size_t i = 0; i < n; i++) {
-            const unsigned char *at = row + i * row_bytes + k * size;
-            low[i] = _mm256_fmadd_ps(load8(at, dtype), v0, low[i]);
-            high[i] = _mm256_fmadd_ps(load8(at + 8 * size, dtype), v1, high[i]);
+        for (size_t j = k; j < k + 64; j += 16) {
+            low = _mm256_fmadd_ps(load8(row + j * size, dtype), _mm256_loadu_ps(x + j), low);
+            high = _mm256_fmadd_ps(load8(row + (j + 8) * size, dtype), _mm256_loadu_ps(x + j + 8), high);
         }
+    for (; k + 16 <= cols; k += 16) {
+        low = _mm256_fmadd_ps(load8(row + k * size, dtype), _mm256_loadu_ps(x + k), low);
+        high = _mm256_fmadd_ps(load8(row + (k + 8) * size, dtype), _mm256_loadu_ps(x + k + 8), high);
     }
-    for (size_t i = 0; i < n; i++) {
-        float lane[FQI_LANES];
-        spill(lane, low[i], high[i]);
-        for (size_t l = 0; k + l < cols; l++) lane[l] = fmaf(fqi_scalar_load(row + i * row_bytes, dtype, k + l), x[k + l], lane[l]);
-        y[i] = fqi_scalar_lanes(lane);
-    }
+    if (k == cols) return sum_lanes(low, high);
+    float lane[FQI_LANES];
+    spill(lane, low, high);
+    for (size_t l = 0; k + l < cols; l++) lane[l] = fmaf(fqi_scalar_load(row, dtype, k + l), x[k + l], lane[l]);
+    return fqi_scalar_lanes(lane);
 }
 
 static inline __attribute__((always_inline)) void matvec_of(const fq_dtype dtype, const fqi_matrix *w, size_t r0, size_t r1, const float *x, float *y)
 {
     const size_t cols = (size_t)w->cols, row_bytes = cols * (dtype == FQ_DTYPE_F32 ? 4 : 2);
     const unsigned char *row = (const unsigned char *)w->data + r0 * row_bytes;
-    size_t r = r0;
-    for (; r + 4 <= r1; r += 4, row += 4 * row_bytes) rows_of(4, row, row_bytes, dtype, x, cols, y + r);
-    for (; r < r1; r++, row += row_bytes) rows_of(1, row, row_bytes, dtype, x, cols, y + r);
+    for (size_t r = r0; r < r1; r++, row += row_bytes) y[r] = dot_row(row, dtype, x, cols);
 }
 
 static void matvec(const fqi_matrix *w, int64_t r0, int64_t r1, const float *x, float *y)
