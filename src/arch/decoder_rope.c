@@ -101,8 +101,9 @@ static fq_status read_numbers(const fqi_reader *r, const source *s, fqi_rope *ro
     for (size_t i = 0; i < FQI_COUNT(parameter); i++) {
         fqi_reader_real want = parameter[i].range;
         want.required = (parameter[i].need & kind) != 0;
+        if (!(parameter[i].may & kind)) continue;
         *number_at(rope, i) = parameter[i].def;
-        if (parameter[i].may & kind) FQI_TRY(fqi_reader_number(r, s->obj, s->name, &want, number_at(rope, i), e));
+        FQI_TRY(fqi_reader_number(r, s->obj, s->name, &want, number_at(rope, i), e));
     }
     return FQ_OK;
 }
@@ -162,7 +163,7 @@ static fq_status refuse_others(const fqi_reader *r, const source *s, fqi_rope_ki
 static fq_status read_source(const fqi_reader *r, const source *s, int64_t max_position, fqi_rope *out, fq_err *e)
 {
     static const fqi_json_int position = { .key = "max_position_embeddings", .min = 1, .max = FQI_MAX_POSITION };
-    fqi_rope rope = { .truncate = true, .max_position = max_position };
+    fqi_rope rope = { .factor = 1, .truncate = true, .max_position = max_position };
     char label[FQI_NAME_MAX + 1];
     FQI_TRY(refuse_others(r, s, FQI_ROPE_DEFAULT, e));
     FQI_TRY(read_kind(r, s, &rope.kind, e));
