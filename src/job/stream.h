@@ -6,7 +6,7 @@
 #ifndef FITQ_JOB_STREAM_H
 #define FITQ_JOB_STREAM_H
 
-#include "job/gather.h"
+#include "checkpoint/gather.h"
 #include "job/journal.h"
 #include "job/outplan.h"
 

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "job/gather.h"
+#include "checkpoint/gather.h"
 #include "make_ckpt.h"
 
 static uint64_t rng;

@@ -1,5 +1,5 @@
 /* gather.c - extents, reading and assembling of a mapped tensor. See gather.h. */
-#include "job/gather.h"
+#include "checkpoint/gather.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -6,8 +6,8 @@
  * segments are read together, small holes are read through); assembling it copies segments and zeros into place. The two are
  * apart so that a pipeline can run them on different threads. Works for any map and any stride: segments need not be in source
  * order. */
-#ifndef FITQ_JOB_GATHER_H
-#define FITQ_JOB_GATHER_H
+#ifndef FITQ_CHECKPOINT_GATHER_H
+#define FITQ_CHECKPOINT_GATHER_H
 
 #include "axis/segments.h"
 #include "base/fs.h"

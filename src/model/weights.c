@@ -1,0 +1,369 @@
+/* weights.c - slots of layers and the thread that fills them. See weights.h.
+ *
+ * Layer l always lies in slot l % n_slot. The reader may load what the window [in_use, in_use + n_slot) lacks, nearest first: its slots
+ * are distinct, so the layer that the caller computes with is never overwritten. Only the caller moves the window. One mutex guards the
+ * states; it is never held while bytes are read. An error waits with its layer until the caller asks for that layer; asking for
+ * another one forgets it. */
+#include "model/weights.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/checked.h"
+#include "model/weights_table.h"
+
+#define POLL_NS 50000000L   /* how often a waiting caller asks whether the run was cancelled */
+
+typedef struct slot {
+    unsigned char *memory;
+    fqi_layer_weights layer;
+    int64_t held;            /* layer, or -1 */
+} slot;
+
+struct fqi_weights {
+    const fq_ckpt *ckpt;
+    const fqi_decoder *decoder;
+    fqi_weights_options o;
+    fqi_weights_table table;
+    slot *slot;
+    fqi_materialiser caller, reader;   /* one for each thread that reads */
+
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    int64_t in_use;          /* -1 until the first layer is asked for */
+    bool stop;
+    int64_t failed;          /* layer whose loading failed, or -1 */
+    fq_status status;
+    fq_err err;
+
+    unsigned char *head;     /* head_rows rows */
+    int64_t head_row, head_n;
+    float *norm;
+};
+
+/* ---- filling a slot (reader thread) ------------------------------------------------------------------------------ */
+
+static fqi_matrix matrix_at(const fqi_tensor *t, fq_dtype served, const void *data)
+{
+    return (fqi_matrix){ .data = data, .rows = t->shape[0], .cols = t->shape[1], .dtype = fqi_weight_held((fq_dtype)t->dtype, served) };
+}
+
+/* Views of each expert in a fused tensor. */
+static void fused(const fqi_weight_item *x, const fqi_tensor *t, fq_dtype served, const unsigned char *data, fqi_mlp_weights *expert)
+{
+    const fq_dtype held = fqi_weight_held((fq_dtype)t->dtype, served);
+    const int64_t rows = t->shape[1], cols = t->shape[2];
+    const size_t each = (size_t)rows * (size_t)cols * (fq_dtype_bits(held) / 8);
+    for (int64_t i = 0; i < t->shape[0]; i++, data += each) {
+        if (x->kind == FQI_WEIGHT_FUSED_DOWN) {
+            expert[i].down = (fqi_matrix){ .data = data, .rows = rows, .cols = cols, .dtype = held };
+            continue;
+        }
+        expert[i].gate = (fqi_matrix){ .data = data, .rows = rows / 2, .cols = cols, .dtype = held };
+        expert[i].up = (fqi_matrix){ .data = data + each / 2, .rows = rows / 2, .cols = cols, .dtype = held };
+    }
+}
+
+static void hand_out(const fqi_weights *w, const fqi_weight_item *x, slot *s, fqi_mlp_weights *expert)
+{
+    const fqi_tensor *t = &w->ckpt->tensor[x->tensor];
+    const unsigned char *data = s->memory + x->at;
+    if (x->kind == FQI_WEIGHT_FUSED_GATE_UP || x->kind == FQI_WEIGHT_FUSED_DOWN) {
+        fused(x, t, w->o.served, data, expert);
+        return;
+    }
+    unsigned char *member = (x->of_expert ? (unsigned char *)&expert[x->expert] : (unsigned char *)&s->layer) + x->member;
+    if (x->kind == FQI_WEIGHT_VECTOR) {
+        const float *v = (const float *)(const void *)data;
+        memcpy(member, &v, sizeof v);
+    } else {
+        fqi_matrix m = matrix_at(t, w->o.served, data);
+        memcpy(member, &m, sizeof m);
+    }
+}
+
+/* Everything that the pass reads without asking must be there. */
+static fq_status complete(const fqi_weights *w, const slot *s, int64_t layer, fq_err *e)
+{
+    const fqi_layer_weights *l = &s->layer;
+    const struct { const char *role; bool there; } need[] = {
+        { "input_norm", l->input_norm }, { "post_attention_norm", l->post_attention_norm },
+        { "q_proj", l->q.data }, { "k_proj", l->k.data }, { "v_proj", l->v.data }, { "o_proj", l->o.data },
+        { "gate_proj", l->sparse || l->mlp.gate.data }, { "up_proj", l->sparse || l->mlp.up.data }, { "down_proj", l->sparse || l->mlp.down.data },
+        { "router", !l->sparse || l->router.data },
+        { "shared expert", !l->has_shared || (l->shared.gate.data && l->shared.up.data && l->shared.down.data) },
+    };
+    for (size_t i = 0; i < sizeof need / sizeof need[0]; i++)
+        if (!need[i].there)
+            return fqi_fail(e, FQ_E_INPUT, FQI_FILE(w->ckpt->info.path), "weight-missing", "layer %" PRId64 ": found no %s, expected one", layer, need[i].role);
+    for (int64_t i = 0; l->sparse && i < w->decoder->model.num_experts; i++)
+        if (!l->expert[i].gate.data || !l->expert[i].up.data || !l->expert[i].down.data)
+            return fqi_fail(e, FQ_E_INPUT, FQI_FILE(w->ckpt->info.path), "weight-missing",
+                            "layer %" PRId64 ": found an expert %" PRId64 " without all of its projections, expected three", layer, i);
+    return FQ_OK;
+}
+
+static fq_status fill(fqi_weights *w, slot *s, int64_t layer, fq_err *e)
+{
+    const fqi_weights_table *t = &w->table;
+    const size_t n_expert = (size_t)w->decoder->model.num_experts;
+    fqi_mlp_weights *expert = (fqi_mlp_weights *)(void *)(s->memory + t->slot_bytes - (n_expert * sizeof *expert + FQI_WEIGHTS_ALIGN - 1) / FQI_WEIGHTS_ALIGN * FQI_WEIGHTS_ALIGN);
+    s->layer = (fqi_layer_weights){ .sparse = w->decoder->sparse[layer], .expert = n_expert ? expert : NULL };
+    memset(expert, 0, n_expert * sizeof *expert);
+    for (size_t i = t->first[layer]; i < t->first[layer + 1]; i++) {
+        const fqi_weight_item *x = &t->item[i];
+        const fqi_tensor *tensor = &w->ckpt->tensor[x->tensor];
+        FQI_TRY(fqi_materialise(&w->reader, x->tensor, 0, tensor->shape[0], x->kind == FQI_WEIGHT_VECTOR, s->memory + x->at, e));
+        hand_out(w, x, s, expert);
+    }
+    s->layer.has_shared = s->layer.sparse && w->decoder->model.shared_expert_intermediate_size > 0;
+    return complete(w, s, layer, e);
+}
+
+/* ---- the reader thread -------------------------------------------------------------------------------------------- */
+
+static slot *slot_of(fqi_weights *w, int64_t layer) { return &w->slot[(size_t)layer % w->o.n_slot]; }
+
+/* Lock held. The next layer worth reading, or -1. */
+static int64_t pick(fqi_weights *w)
+{
+    if (w->in_use < 0 || w->failed >= 0) return -1;
+    for (int64_t i = 0; i < (int64_t)w->o.n_slot; i++) {
+        int64_t l = w->in_use + i;
+        if (l >= w->decoder->model.num_hidden_layers) break;
+        if (slot_of(w, l)->held != l) return l;
+    }
+    return -1;
+}
+
+static void *reader(void *arg)
+{
+    fqi_weights *w = arg;
+    pthread_mutex_lock(&w->lock);
+    for (;;) {
+        int64_t l = -1;
+        while (!w->stop && (l = pick(w)) < 0) pthread_cond_wait(&w->work, &w->lock);
+        if (w->stop) break;
+        slot *s = slot_of(w, l);
+        s->held = -1;
+        pthread_mutex_unlock(&w->lock);
+        fq_err e = { 0 };
+        fq_status status = fill(w, s, l, &e);
+        pthread_mutex_lock(&w->lock);
+        if (status == FQ_OK) {
+            s->held = l;
+        } else {
+            w->failed = l;
+            w->status = status;
+            w->err = e;
+        }
+        pthread_cond_broadcast(&w->done);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+/* Signals are for the caller's threads. */
+static fq_status start(fqi_weights *w, fq_err *e)
+{
+    sigset_t all, before;
+    if (w->started) return FQ_OK;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    int err = pthread_create(&w->thread, NULL, reader, w);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (err) return fqi_fail_sys(e, w->ckpt->info.path, "start a thread", err);
+    w->started = true;
+    return FQ_OK;
+}
+
+/* Lock held. Until something happened, or it is time to ask again. */
+static void wait_a_little(fqi_weights *w)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_nsec += POLL_NS;
+    if (t.tv_nsec >= 1000000000L) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000L;
+    }
+    (void)pthread_cond_timedwait(&w->done, &w->lock, &t);
+}
+
+static bool cancelled(const fqi_weights *w) { return w->o.run->cancelled && w->o.run->cancelled(w->o.run->user); }
+
+fq_status fqi_weights_layer(fqi_weights *w, int64_t layer, const fqi_layer_weights **out, fq_err *e)
+{
+    if (layer < 0 || layer >= w->decoder->model.num_hidden_layers)
+        return fqi_fail(e, FQ_E_USAGE, NULL, "layer", "found %" PRId64 ", expected 0 to %" PRId64, layer, w->decoder->model.num_hidden_layers - 1);
+    FQI_TRY(start(w, e));
+    fq_status s = FQ_OK;
+    bool ready = false;
+    pthread_mutex_lock(&w->lock);
+    w->in_use = layer;
+    if (w->failed >= 0 && w->failed != layer) w->failed = -1;
+    pthread_cond_signal(&w->work);
+    while (!ready && s == FQ_OK) {
+        if (slot_of(w, layer)->held == layer) {
+            ready = true;
+        } else if (w->failed == layer) {
+            s = w->status;
+            if (e) *e = w->err;
+            w->failed = -1;      /* asked again, it is read again */
+            w->in_use = -1;
+        } else {
+            if (w->failed >= 0) w->failed = -1;   /* of a layer ahead of one that is not wanted any more */
+            pthread_cond_signal(&w->work);
+            wait_a_little(w);
+            pthread_mutex_unlock(&w->lock);
+            if (cancelled(w)) s = fqi_fail(e, FQ_E_CANCELLED, NULL, NULL, "stopped");
+            pthread_mutex_lock(&w->lock);
+        }
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (s == FQ_OK) *out = &slot_of(w, layer)->layer;
+    return s;
+}
+
+/* ---- embedding, final norm, head (caller's thread) ------------------------------------------------------------------ */
+
+fq_status fqi_weights_embed(fqi_weights *w, const uint32_t *ids, size_t n, float *out, fq_err *e)
+{
+    const fqi_tensor *t = &w->ckpt->tensor[w->table.embed];
+    const size_t cols = (size_t)t->shape[1];
+    for (size_t i = 0; i < n; i++) {
+        if ((int64_t)ids[i] >= t->shape[0])
+            return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(w->ckpt->shard[t->shard].path, t->name), "token-id",
+                            "found token id %" PRIu32 ", expected one below %" PRId64, ids[i], t->shape[0]);
+        FQI_TRY(fqi_materialise(&w->caller, w->table.embed, (int64_t)ids[i], 1, true, out + i * cols, e));
+    }
+    return FQ_OK;
+}
+
+const float *fqi_weights_final_norm(fqi_weights *w, fq_err *e)
+{
+    if (w->norm) return w->norm;
+    const fqi_tensor *t = &w->ckpt->tensor[w->table.norm];
+    float *norm = fqi_calloc((size_t)t->shape[0], sizeof *norm);
+    if (!norm) {
+        (void)fqi_fail_nomem(e, "final norm");
+        return NULL;
+    }
+    if (fqi_materialise(&w->caller, w->table.norm, 0, t->shape[0], true, norm, e) != FQ_OK) {
+        free(norm);
+        return NULL;
+    }
+    w->norm = norm;
+    return norm;
+}
+
+fq_status fqi_weights_head(fqi_weights *w, int64_t row, int64_t n, fqi_matrix *out, fq_err *e)
+{
+    const fqi_tensor *t = &w->ckpt->tensor[w->table.head];
+    if (row < 0 || n < 0 || n > w->o.head_rows || row > t->shape[0] - n)
+        return fqi_fail(e, FQ_E_USAGE, NULL, "head-rows", "found rows %" PRId64 " + %" PRId64 ", expected at most %" PRId64 " of %" PRId64, row, n,
+                        w->o.head_rows, t->shape[0]);
+    if (row < w->head_row || row + n > w->head_row + w->head_n) {
+        w->head_n = 0;
+        if (cancelled(w)) return fqi_fail(e, FQ_E_CANCELLED, NULL, NULL, "stopped");
+        FQI_TRY(fqi_materialise(&w->caller, w->table.head, row, n, false, w->head, e));
+        w->head_row = row;
+        w->head_n = n;
+    }
+    *out = (fqi_matrix){ .data = w->head + (uint64_t)(row - w->head_row) * w->table.head_row_bytes, .rows = n, .cols = t->shape[1],
+                         .dtype = fqi_weight_held((fq_dtype)t->dtype, w->o.served) };
+    return FQ_OK;
+}
+
+uint64_t fqi_weights_bytes_read(const fqi_weights *w) { return w->caller.bytes_read + w->reader.bytes_read; }
+
+/* ---- life ---------------------------------------------------------------------------------------------------------- */
+
+static uint64_t fixed_bytes(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_table *t)
+{
+    return sizeof(fqi_weights) + 2 * fqi_materialiser_bytes() + c->n_tensor * sizeof *t->item +
+           ((uint64_t)d->model.num_hidden_layers + 1) * sizeof *t->first + (uint64_t)d->model.hidden_size * sizeof(float);
+}
+
+fq_status fqi_weights_measure(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_size *out, fq_err *e)
+{
+    fqi_weights_table t;
+    FQI_TRY(fqi_weights_find(c, d, served, &t, e));
+    *out = (fqi_weights_size){ .slot_bytes = t.slot_bytes, .head_row_bytes = t.head_row_bytes, .fixed_bytes = fixed_bytes(c, d, &t) };
+    fqi_weights_table_free(&t);
+    return FQ_OK;
+}
+
+static fq_status allocate(fqi_weights *w, fq_err *e)
+{
+    uint64_t head = w->table.head_row_bytes * (uint64_t)w->o.head_rows;
+    w->slot = fqi_calloc(w->o.n_slot, sizeof *w->slot);
+    if (!w->slot) return fqi_fail_nomem(e, "layers");
+    for (size_t i = 0; i < w->o.n_slot; i++) {
+        w->slot[i].held = -1;
+        w->slot[i].memory = aligned_alloc(FQI_WEIGHTS_ALIGN, (size_t)w->table.slot_bytes);
+        if (!w->slot[i].memory) return fqi_fail_nomem(e, "weights of a layer");
+    }
+    w->head = head < SIZE_MAX / 2 ? aligned_alloc(FQI_WEIGHTS_ALIGN, (size_t)(head + FQI_WEIGHTS_ALIGN - 1) / FQI_WEIGHTS_ALIGN * FQI_WEIGHTS_ALIGN) : NULL;
+    if (!w->head) return fqi_fail_nomem(e, "output head");
+    FQI_TRY(fqi_materialiser_init(&w->caller, w->ckpt, w->o.served, FQ_IO_BUFFERED, e));
+    FQI_TRY(fqi_materialiser_init(&w->reader, w->ckpt, w->o.served, w->o.run->io, e));
+    w->reader.stop = &w->stop;
+    return FQ_OK;
+}
+
+fq_status fqi_weights_create(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_options *o, fqi_weights **out, fq_err *e)
+{
+    const size_t n_layer = (size_t)d->model.num_hidden_layers;
+    fqi_weights *w = fqi_calloc(1, sizeof *w);
+    if (!w) return fqi_fail_nomem(e, "weights");
+    *w = (fqi_weights){ .ckpt = c, .decoder = d, .o = *o, .in_use = -1, .failed = -1,
+                        .caller = { .file = FQI_FILE_NONE }, .reader = { .file = FQI_FILE_NONE } };
+    pthread_condattr_t clock;
+    (void)pthread_condattr_init(&clock);
+    (void)pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    (void)pthread_mutex_init(&w->lock, NULL);
+    (void)pthread_cond_init(&w->work, NULL);
+    (void)pthread_cond_init(&w->done, &clock);
+    (void)pthread_condattr_destroy(&clock);
+    if (w->o.n_slot > n_layer) w->o.n_slot = n_layer;
+    if (w->o.n_slot == 0) w->o.n_slot = 1;
+    if (w->o.head_rows <= 0 || w->o.head_rows > d->model.vocab_size) w->o.head_rows = d->model.vocab_size;
+    fq_status s = fqi_weights_find(c, d, o->served, &w->table, e);
+    if (s == FQ_OK) s = allocate(w, e);
+    if (s != FQ_OK) {
+        fqi_weights_free(w);
+        return s;
+    }
+    *out = w;
+    return FQ_OK;
+}
+
+void fqi_weights_free(fqi_weights *w)
+{
+    if (!w) return;
+    if (w->started) {
+        pthread_mutex_lock(&w->lock);
+        __atomic_store_n(&w->stop, true, __ATOMIC_RELAXED);
+        pthread_cond_signal(&w->work);
+        pthread_mutex_unlock(&w->lock);
+        (void)pthread_join(w->thread, NULL);
+    }
+    for (size_t i = 0; w->slot && i < w->o.n_slot; i++) free(w->slot[i].memory);
+    free(w->slot);
+    free(w->head);
+    free(w->norm);
+    fqi_materialiser_free(&w->caller);
+    fqi_materialiser_free(&w->reader);
+    fqi_weights_table_free(&w->table);
+    (void)pthread_cond_destroy(&w->work);
+    (void)pthread_cond_destroy(&w->done);
+    (void)pthread_mutex_destroy(&w->lock);
+    free(w);
+}
