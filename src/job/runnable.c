@@ -1,6 +1,10 @@
 /* runnable.c - opening a checkpoint in order to run it (see runnable.h). */
 #include "job/runnable.h"
 
+#include <stdlib.h>
+
+#include "base/fs.h"
+
 static fq_status check(const fq_ckpt *c, const char *path, fq_err *e)
 {
     const fq_model *m = &c->info.model;
@@ -26,9 +30,12 @@ fq_status fqi_runnable_open(const char *path, const fq_run *run, fqi_runnable *o
 {
     FQI_TRY(fq_ckpt_open(path, run, &out->ckpt, e));
     FQI_TRY(check(out->ckpt, path, e));
-    FQI_TRY(fqi_decoder_read(&out->ckpt->config, path, &out->decoder, e));
-    out->has_decoder = true;
-    return FQ_OK;
+    char *file = fqi_path_join(out->ckpt->dir, "config.json");
+    if (!file) return fqi_fail_nomem(e, "path");
+    fq_status s = fqi_decoder_read(&out->ckpt->config, file, &out->decoder, e);
+    free(file);
+    out->has_decoder = s == FQ_OK;
+    return s;
 }
 
 void fqi_runnable_free(fqi_runnable *r)
