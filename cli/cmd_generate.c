@@ -150,18 +150,27 @@ static int answer(session *s, stream *out, bool *gone)
 
 /* ---- one text --------------------------------------------------------------------------------------------------------- */
 
+/* "FILE: " before a message of the library about a text, which has no file to it. */
+static int text_error(const char *name, const fq_err *e)
+{
+    fq_err named = *e;
+    if (e->code == FQ_E_NOMEM) return out_error(e);
+    snprintf(named.text, sizeof named.text, "%.1024s: %.1000s", name, e->text);
+    return out_error(&named);
+}
+
 /* Ids of the prompt: as it stands, with what the tokenizer puts before a text, or as the user's message of a conversation. */
-static int encode_prompt(const session *s, const char *text, size_t n, uint32_t **ids, size_t *n_ids)
+static int encode_prompt(const session *s, const char *text, size_t n, const char *name, uint32_t **ids, size_t *n_ids)
 {
     static const fq_encode_options special = { .add_special = true };
     fq_err e = { 0 };
     if (!s->a->chat) {
-        if (fq_tokenizer_encode(s->t, text, n, &special, ids, n_ids, &e) != FQ_OK) return out_error(&e);
+        if (fq_tokenizer_encode(s->t, text, n, &special, ids, n_ids, &e) != FQ_OK) return text_error(name, &e);
         return 0;
     }
     fq_chat_message m[2] = { { "system", s->a->system }, { "user", text } };
     size_t skip = s->a->system == NULL;
-    if (fq_chat_encode(s->t, m + skip, 2 - skip, true, ids, n_ids, &e) != FQ_OK) return out_error(&e);
+    if (fq_chat_encode(s->t, m + skip, 2 - skip, true, ids, n_ids, &e) != FQ_OK) return text_error(name, &e);
     return 0;
 }
 
@@ -199,7 +208,7 @@ static int one_text(session *s, const char *text, size_t n, const char *name)
     bool gone = false;
     stream out = stream_start(stdout, isatty(STDOUT_FILENO) != 0);
     if (s->a->chat && memchr(text, '\0', n)) return refuse(name, "found a NUL in a message, expected text");
-    int status = encode_prompt(s, text, n, &ids, &n_ids);
+    int status = encode_prompt(s, text, n, name, &ids, &n_ids);
     if (status == 0 && n_ids == 0) status = refuse(name, "found an empty prompt, expected at least one token");
     if (status == 0) status = feed(s, ids, n_ids);
     fq_free(ids);
