@@ -197,7 +197,7 @@ def run_example(line, work):
     if '| jq' in line and not shutil.which('jq'):
         line = line.split('|')[0]
     line = line.split(' > ')[0]  # completion scripts go to the home folder
-    p = subprocess.run(['bash', '-o', 'pipefail', '-c', line], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    p = subprocess.run(['bash', '-o', 'pipefail', '-c', line], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace', timeout=60,
                        env=dict(os.environ, PATH=os.path.dirname(BINARY) + ':' + os.environ['PATH']))
     if p.returncode != 0:
         raise Wrong(f'{line}: exit {p.returncode}: {p.stderr.strip()}')
