@@ -154,9 +154,6 @@ void fqi_matmul(const fqi_compute *c, const fqi_matrix *w, const float *bias, co
     for (int64_t p = 0; p < n_panel; p++) {
         size_t r0 = (size_t)p * step, r1 = rows - r0 < step ? rows : r0 + step;
         float *panel = c->panel + (size_t)omp_get_thread_num() * c->panel_floats;
-        /* A region of one thread does not count as parallel, and an OpenMP BLAS would share out the product by itself: in another order for
-         * another number of threads. This setting ends with the region. */
-        omp_set_num_threads(1);
         if (fixed)
             fixed_panel(c, w, x, n_token, y, ldy, r0, r1, panel);
         else if (few)
