@@ -19,7 +19,7 @@ fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, fq_dtype 
     *m = (fqi_materialiser){ .ckpt = c, .served = served, .io = io, .file = FQI_FILE_NONE, .shard = SIZE_MAX };
     FQI_TRY(fqi_kernels_choose(&m->kernel, e));
     FQI_TRY(fqi_slot_init(&m->slot, FQI_WEIGHTS_CHUNK, e));
-    m->wide = fqi_calloc(FQI_WEIGHTS_CHUNK / 2, sizeof *m->wide);
+    m->wide = malloc(FQI_WEIGHTS_CHUNK / 2 * sizeof *m->wide);   /* not zeroed: most runs touch none of it */
     return m->wide ? FQ_OK : fqi_fail_nomem(e, "buffer for weights");
 }
 
