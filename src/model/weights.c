@@ -285,9 +285,21 @@ uint64_t fqi_weights_bytes_read(const fqi_weights *w) { return w->caller.bytes_r
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
-static uint64_t fixed_bytes(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_table *t)
+/* What the two readers of tensors touch of their buffers: a chunk of the largest tensor, and the same as float where types change. */
+static uint64_t reader_bytes(const fq_ckpt *c, const fqi_weights_table *t, fq_dtype served)
 {
-    return sizeof(fqi_weights) + 2 * fqi_materialiser_bytes() + c->n_tensor * sizeof *t->item +
+    uint64_t largest = c->tensor[t->head].bytes, buffers;
+    bool widened = served != FQ_DTYPE_F32;
+    for (size_t i = 0; i < t->n_item; i++)
+        if (c->tensor[t->item[i].tensor].bytes > largest) largest = c->tensor[t->item[i].tensor].bytes;
+    if (largest > FQI_WEIGHTS_CHUNK) largest = FQI_WEIGHTS_CHUNK;
+    buffers = 2 * (largest + (widened ? largest / 2 * sizeof(float) : 0));
+    return buffers < 2 * fqi_materialiser_bytes() ? buffers : 2 * fqi_materialiser_bytes();
+}
+
+static uint64_t fixed_bytes(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_table *t, fq_dtype served)
+{
+    return sizeof(fqi_weights) + reader_bytes(c, t, served) + c->n_tensor * sizeof *t->item +
            ((uint64_t)d->model.num_hidden_layers + 1) * sizeof *t->first + (uint64_t)d->model.hidden_size * sizeof(float);
 }
 
@@ -295,7 +307,7 @@ fq_status fqi_weights_measure(const fq_ckpt *c, const fqi_decoder *d, fq_dtype s
 {
     fqi_weights_table t;
     FQI_TRY(fqi_weights_find(c, d, served, &t, e));
-    *out = (fqi_weights_size){ .slot_bytes = t.slot_bytes, .head_row_bytes = t.head_row_bytes, .fixed_bytes = fixed_bytes(c, d, &t) };
+    *out = (fqi_weights_size){ .slot_bytes = t.slot_bytes, .head_row_bytes = t.head_row_bytes, .fixed_bytes = fixed_bytes(c, d, &t, served) };
     fqi_weights_table_free(&t);
     return FQ_OK;
 }
