@@ -4,7 +4,7 @@ find_package(Python3 3.9 REQUIRED COMPONENTS Interpreter)
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 
 set(test_env "FITQ_SOURCE_DIR=${PROJECT_SOURCE_DIR}" "FITQ_BINARY=$<TARGET_FILE:fitq>"
-             "FITQ_BUILD_DIR=${PROJECT_BINARY_DIR}")
+             "FITQ_BUILD_DIR=${PROJECT_BINARY_DIR}" "GOMP_SPINCOUNT=1000" "KMP_BLOCKTIME=0")   # as cli/waiting.c
 
 # One program per tests/unit/test_*.c; everything else in that folder is shared by all of them.
 file(GLOB unit_all CONFIGURE_DEPENDS tests/unit/*.c)
