@@ -587,7 +587,8 @@ bool fq_generator_is_end(const fq_generator *g, uint32_t id);
 
 typedef struct fq_chat_message { const char *role, *content; } fq_chat_message;   /* role: "system", "user", "assistant" */
 /* Ids of messages in the model's own template: ChatML (<|im_start|>) or Llama 3 (<|start_header_id|>); others are FQ_E_INPUT,
- * "chat-template". first: the conversation begins here (beginning-of-text token where the template has one). Ends with the opening of the
+ * "chat-template". first: the conversation begins here (beginning-of-text token where the template has one); else the ids begin with what
+ * follows the token that closed the assistant's turn ("\n" in ChatML). Ends with the opening of the
  * assistant's turn. The messages' own text is never read as control tokens. *ids is freed with fq_free. */
 fq_status fq_chat_encode(const fq_tokenizer *t, const fq_chat_message *m, size_t n, bool first, uint32_t **ids, size_t *n_ids, fq_err *e);
 /* The id that ends a turn in that template; false if the template is not known. */
