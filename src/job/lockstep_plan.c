@@ -24,8 +24,9 @@
 #define BLOCK_TOKENS_MIN 32
 #define HEAD_ROWS_MIN 256
 #define LOGIT_ROWS_MIN 16
-#define LOGIT_BYTES (64 * MIB)  /* of one stream, when the whole head is held: more rows gain nothing then */
-#define CODE_BYTES (5 * MIB)    /* pages of code and stacks that are touched only when the work begins (measured) */
+#define LOGIT_ROWS 256          /* more do not make the head faster, when all of it is held... */
+#define LOGIT_BYTES (16 * MIB)  /* ...but cost nothing worth speaking of up to here, of one stream */
+#define CODE_BYTES (5 * MIB / 2) /* pages of code and stacks that are touched only when the work begins (measured) */
 #define N_BATCH_MAX 256
 
 /* Sums that saturate: a number too large for 64 bits fits no budget either. */
@@ -135,11 +136,31 @@ static uint64_t rope_bytes(const fqi_lockstep *l, size_t i)
     return times(times(l->n_context, (uint64_t)l->decoder[i]->rope.dim), sizeof(float));   /* a cosine and a sine for each half */
 }
 
-static unsigned n_order(const fqi_lockstep *l)
+/* Elements of the largest matrix that one product takes whole. */
+static uint64_t largest_matrix(const fqi_lockstep *l)
 {
+    uint64_t most = 0;
+    for (size_t i = 0; i < l->n_model; i++) {
+        const fq_model *m = &l->decoder[i]->model;
+        int64_t rows = larger(m->num_attention_heads * m->head_dim, larger(m->intermediate_size, larger(m->moe_intermediate_size, m->shared_expert_intermediate_size)));
+        uint64_t n = times((uint64_t)m->hidden_size, (uint64_t)larger(rows, m->vocab_size < 512 ? m->vocab_size : 512));
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+/* Of the panels and of what the BLAS packs no more is touched than matrices are large; in fixed order only one packed tile of rows. */
+static uint64_t compute_bytes(const sizes *z)
+{
+    const fqi_lockstep *l = z->l;
+    uint64_t whole = fqi_compute_bytes(z->n_thread, fqi_lockstep_max_cols(l)), sum = 0, threads = (uint64_t)z->n_thread;
     bool used[2] = { false, false };
     for (size_t s = 0; s < l->n_stream; s++) used[l->stream[s].order == FQI_ORDER_FIXED] = true;
-    return (unsigned)used[0] + used[1];
+    uint64_t fast = times(times(largest_matrix(l), 2 * sizeof(float)), threads);
+    uint64_t fixed = times(times((uint64_t)fqi_lockstep_max_cols(l) + 512, FQI_TILE * sizeof(float)), threads);
+    if (used[0]) sum = plus(sum, fast < whole ? fast : whole);
+    if (used[1]) sum = plus(sum, fixed < whole ? fixed : whole);
+    return sum;
 }
 
 static fq_status measure_model(sizes *z, size_t i, fq_err *e)
@@ -176,7 +197,7 @@ static fq_status measure(sizes *z, fq_err *e)
     z->n_thread = fqi_lockstep_n_thread(l->run);
     z->hidden_row_bytes = (uint64_t)fqi_lockstep_max_hidden(l) * sizeof(float);
     for (size_t i = 0; i < l->n_model; i++) FQI_TRY(measure_model(z, i, e));
-    z->always = plus(z->always, plus(times(fqi_compute_bytes(z->n_thread, fqi_lockstep_max_cols(l)), n_order(l)), l->extra_bytes));
+    z->always = plus(z->always, plus(compute_bytes(z), l->extra_bytes));
     z->always = plus(z->always, CODE_BYTES);
     list_batches(z);
     for (size_t b = 0; b < z->n_batch; b++) z->batch_bytes[b] = layers_bytes(z, &z->batch[b]);
@@ -245,7 +266,8 @@ static bool choose_head(const sizes *z, way *w, uint64_t common)
     if (plus(fixed, logit_bytes(z, w, least_rows(z))) > z->limit) return false;
     uint64_t most = (z->limit - fixed) / one;
     uint64_t enough = LOGIT_BYTES / ((uint64_t)z->vocab_max * sizeof(float));
-    if (w->whole_head && most > enough) most = enough > least_rows(z) ? enough : least_rows(z);
+    if (enough < LOGIT_ROWS) enough = LOGIT_ROWS;
+    if (w->whole_head && most > enough) most = enough;
     w->logit_rows = most < z->n_scored ? (size_t)most : z->n_scored;
     uint64_t bytes = plus(fixed, logit_bytes(z, w, w->logit_rows));
     if (!w->whole_head && z->limit != UINT64_MAX) {
@@ -260,10 +282,10 @@ static bool choose_head(const sizes *z, way *w, uint64_t common)
 
 static void price(const sizes *z, way *w)
 {
-    double flops = FLOP_RATE * z->n_thread, tokens = (double)batch_tokens(&z->batch[w->batch]), rows = (double)w->logit_rows;
+    double flops = FLOP_RATE * z->n_thread, tokens = (double)batch_tokens(&z->batch[w->batch]), rows = (double)w->logit_rows, even = fmin(rows, LOGIT_ROWS);
     double read = (double)z->layer_bytes / READ_RATE, compute = z->layer_flops / flops * (1 + HALF_EFFICIENT / tokens);
     double blocks = w->whole_head ? 1 : ceil((double)z->n_scored / rows);
-    double head = blocks * (double)z->head_bytes / READ_RATE + z->head_flops / flops * (1 + HALF_EFFICIENT / rows);
+    double head = blocks * (double)z->head_bytes / READ_RATE + z->head_flops / flops * (1 + HALF_EFFICIENT / even);
     double disk = 0, layers = 0;
     for (size_t i = 0; i < z->l->n_model; i++) layers = fmax(layers, (double)z->l->decoder[i]->model.num_hidden_layers);
     if (!w->acts_in_memory) disk = (double)z->act_bytes * layers * (z->l->n_pair ? 3 : 2) / SCRATCH_RATE;
