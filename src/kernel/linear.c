@@ -16,7 +16,6 @@
 #include "base/checked.h"
 #include "kernel/scalar.h"
 
-#define FEW_TOKENS 4                 /* up to here reading the weights costs more than multiplying */
 #define PANEL_FLOATS (512u * 1024)   /* 2 MiB of widened rows: they are read again from cache by the sgemm that packs them */
 #define PANEL_ROWS_MAX 512
 #define K_BLOCK 512                  /* of fixed order: 64 KiB of a packed tile */
@@ -30,25 +29,29 @@ static size_t panel_rows(int64_t cols)
     return rows < FQI_TILE ? FQI_TILE : rows > PANEL_ROWS_MAX ? PANEL_ROWS_MAX : rows;
 }
 
-/* Most floats that any matrix of up to max_cols columns needs at once. */
-static uint64_t panel_floats(int64_t max_cols)
+/* Bytes of one thread's panel: most that any matrix of up to max_cols columns needs at once. False: more than can be counted. */
+static bool panel_bytes(int64_t max_cols, uint64_t *out)
 {
-    uint64_t widest = (uint64_t)max_cols * FQI_TILE;
-    return (widest > PANEL_FLOATS ? widest : PANEL_FLOATS) + (uint64_t)FQI_TILE * K_BLOCK;
+    uint64_t widest;
+    if (!fqi_mul_u64((uint64_t)max_cols, FQI_TILE, &widest)) return false;
+    if (widest < PANEL_FLOATS) widest = PANEL_FLOATS;
+    return fqi_add_u64(widest, (uint64_t)FQI_TILE * K_BLOCK, &widest) && fqi_mul_u64(widest, sizeof(float), out);
 }
 
 uint64_t fqi_compute_bytes(int n_thread, int64_t max_cols)
 {
-    return (uint64_t)n_thread * (panel_floats(max_cols) * sizeof(float) + BLAS_BYTES_PER_THREAD);
+    uint64_t bytes;
+    if (!panel_bytes(max_cols, &bytes) || !fqi_add_u64(bytes, BLAS_BYTES_PER_THREAD, &bytes)) return UINT64_MAX;
+    return fqi_mul_u64(bytes, (uint64_t)n_thread, &bytes) ? bytes : UINT64_MAX;
 }
 
 fq_status fqi_compute_create(fqi_order order, fq_dtype served, int n_thread, int64_t max_cols, fqi_compute *out, fq_err *e)
 {
     fqi_compute c = { .order = order, .served = served, .n_thread = n_thread };
-    uint64_t bytes;
+    uint64_t each, bytes;
     FQI_TRY(fqi_kernels_choose(&c.kernel, e));
-    if (!fqi_mul_u64(panel_floats(max_cols) * sizeof(float), (uint64_t)n_thread, &bytes) || bytes > SIZE_MAX) return fqi_fail_nomem(e, "panels");
-    c.panel_floats = (size_t)panel_floats(max_cols);
+    if (!panel_bytes(max_cols, &each) || !fqi_mul_u64(each, (uint64_t)n_thread, &bytes) || bytes > PTRDIFF_MAX - 63) return fqi_fail_nomem(e, "panels");
+    c.panel_floats = (size_t)each / sizeof(float);
     c.panel = aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64);
     if (!c.panel) return fqi_fail_nomem(e, "panels");
     /* 2 = OpenMP: single-threaded inside our regions by itself. 1 = a pool of its own, which would run beside our threads. */
@@ -145,7 +148,7 @@ static void fixed_panel(const fqi_compute *c, const fqi_matrix *w, const float *
 void fqi_matmul(const fqi_compute *c, const fqi_matrix *w, const float *bias, const float *x, size_t n_token, float *y, size_t ldy)
 {
     const size_t rows = (size_t)w->rows, cols = (size_t)w->cols;
-    const bool fixed = c->order == FQI_ORDER_FIXED, few = !fixed && n_token <= FEW_TOKENS;
+    const bool fixed = c->order == FQI_ORDER_FIXED, few = !fixed && n_token <= FQI_FEW_TOKENS;
     size_t step = fixed ? FQI_TILE : few ? 64 : panel_rows(w->cols);
     if (n_token == 0 || rows == 0 || cols == 0) return;
     const int64_t n_panel = (int64_t)((rows + step - 1) / step);

@@ -11,6 +11,8 @@
 
 #include "kernel/kernel.h"
 
+#define FQI_FEW_TOKENS 4   /* up to here reading the weights costs more than multiplying; bits change between here and one more in fast order */
+
 typedef enum fqi_order { FQI_ORDER_FAST, FQI_ORDER_FIXED } fqi_order;
 
 /* How numbers are computed; made once per run and passed down. Not thread-safe: `panel` is written by fqi_matmul. */
@@ -26,7 +28,8 @@ typedef struct fqi_compute {
 /* max_cols: largest in_features that will come. */
 fq_status fqi_compute_create(fqi_order order, fq_dtype served, int n_thread, int64_t max_cols, fqi_compute *out, fq_err *e);
 void fqi_compute_free(fqi_compute *c);
-/* Bytes that a compute of these settings allocates, and those that the BLAS keeps for its own packing (all threads together). */
+/* Bytes that a compute of these settings allocates, and those that the BLAS keeps for its own packing (all threads together).
+ * UINT64_MAX: more than can be counted. */
 uint64_t fqi_compute_bytes(int n_thread, int64_t max_cols);
 
 /* x: n_token rows of w->cols; y: n_token rows of w->rows (not overlapping x), or rows at stride ldy >= w->rows. bias may be NULL. y is rounded to
