@@ -27,14 +27,17 @@ static int open_unnamed(const char *dir)
     return fd;
 }
 
+static fq_status no_space(fq_err *e, const char *dir, uint64_t room, uint64_t bytes)
+{
+    return fqi_fail(e, FQ_E_IO, FQI_FILE(dir), "space", "found %" PRIu64 " bytes free, expected %" PRIu64 " for activations (another folder: --scratch)", room, bytes);
+}
+
 fq_status fqi_scratch_open(fqi_scratch *s, const char *dir, uint64_t bytes, fq_err *e)
 {
     const char *from_env = getenv("TMPDIR");
     if (!dir || !dir[0]) dir = from_env && from_env[0] ? from_env : "/tmp";
     uint64_t room = fqi_free_bytes(dir);
-    if (room < bytes)
-        return fqi_fail(e, FQ_E_IO, FQI_FILE(dir), "space", "found %" PRIu64 " bytes free, expected %" PRIu64 " for activations (another folder: --scratch)",
-                        room, bytes);
+    if (room < bytes || bytes > INT64_MAX) return no_space(e, dir, room, bytes);
     fqi_scratch n = { .fd = open_unnamed(dir), .dir = strdup(dir) };
     int err = errno;
     if (n.fd < 0 || !n.dir) {
@@ -42,13 +45,13 @@ fq_status fqi_scratch_open(fqi_scratch *s, const char *dir, uint64_t bytes, fq_e
         return n.fd < 0 ? fqi_fail_sys(e, dir, "open a scratch file", err) : fqi_fail_nomem(e, "path");
     }
     int r = 0;
-    if (bytes > 0 && bytes <= INT64_MAX)
+    if (bytes > 0)
         do r = fallocate(n.fd, 0, 0, (off_t)bytes);
         while (r != 0 && errno == EINTR);
     err = errno;
     if (r != 0 && err != EOPNOTSUPP && err != ENOSYS) {
         fqi_scratch_close(&n);
-        return fqi_fail_sys(e, dir, "reserve space for a scratch file", err);
+        return err == ENOSPC ? no_space(e, dir, fqi_free_bytes(dir), bytes) : fqi_fail_sys(e, dir, "reserve space for a scratch file", err);
     }
     *s = n;
     return FQ_OK;

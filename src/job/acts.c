@@ -23,9 +23,9 @@ fq_status fqi_acts_create(size_t n_row, size_t cols, bool in_memory, const char 
 
 void fqi_acts_free(fqi_acts *a)
 {
-    if (!a || a->n_row == 0) return;
+    if (!a) return;
     free(a->memory);
-    if (!a->memory) fqi_scratch_close(&a->file);
+    if (a->file.dir) fqi_scratch_close(&a->file);   /* of one that was zeroed and never created there is none */
     *a = (fqi_acts){ .file = FQI_SCRATCH_NONE };
 }
 

@@ -88,27 +88,6 @@ static void hand_out(const fqi_weights *w, const fqi_weight_item *x, slot *s, fq
     }
 }
 
-/* Everything that the pass reads without asking must be there. */
-static fq_status complete(const fqi_weights *w, const slot *s, int64_t layer, fq_err *e)
-{
-    const fqi_layer_weights *l = &s->layer;
-    const struct { const char *role; bool there; } need[] = {
-        { "input_norm", l->input_norm }, { "post_attention_norm", l->post_attention_norm },
-        { "q_proj", l->q.data }, { "k_proj", l->k.data }, { "v_proj", l->v.data }, { "o_proj", l->o.data },
-        { "gate_proj", l->sparse || l->mlp.gate.data }, { "up_proj", l->sparse || l->mlp.up.data }, { "down_proj", l->sparse || l->mlp.down.data },
-        { "router", !l->sparse || l->router.data },
-        { "shared expert", !l->has_shared || (l->shared.gate.data && l->shared.up.data && l->shared.down.data) },
-    };
-    for (size_t i = 0; i < sizeof need / sizeof need[0]; i++)
-        if (!need[i].there)
-            return fqi_fail(e, FQ_E_INPUT, FQI_FILE(w->ckpt->info.path), "weight-missing", "layer %" PRId64 ": found no %s, expected one", layer, need[i].role);
-    for (int64_t i = 0; l->sparse && i < w->decoder->model.num_experts; i++)
-        if (!l->expert[i].gate.data || !l->expert[i].up.data || !l->expert[i].down.data)
-            return fqi_fail(e, FQ_E_INPUT, FQI_FILE(w->ckpt->info.path), "weight-missing",
-                            "layer %" PRId64 ": found an expert %" PRId64 " without all of its projections, expected three", layer, i);
-    return FQ_OK;
-}
-
 static fq_status fill(fqi_weights *w, slot *s, int64_t layer, fq_err *e)
 {
     const fqi_weights_table *t = &w->table;
@@ -123,7 +102,7 @@ static fq_status fill(fqi_weights *w, slot *s, int64_t layer, fq_err *e)
         hand_out(w, x, s, expert);
     }
     s->layer.has_shared = s->layer.sparse && w->decoder->model.shared_expert_intermediate_size > 0;
-    return complete(w, s, layer, e);
+    return FQ_OK;
 }
 
 /* ---- the reader thread -------------------------------------------------------------------------------------------- */
@@ -271,7 +250,6 @@ fq_status fqi_weights_head(fqi_weights *w, int64_t row, int64_t n, fqi_matrix *o
                         w->o.head_rows, t->shape[0]);
     if (row < w->head_row || row + n > w->head_row + w->head_n) {
         w->head_n = 0;
-        if (cancelled(w)) return fqi_fail(e, FQ_E_CANCELLED, NULL, NULL, "stopped");
         FQI_TRY(fqi_materialise(&w->caller, w->table.head, row, n, false, w->head, e));
         w->head_row = row;
         w->head_n = n;
@@ -281,33 +259,21 @@ fq_status fqi_weights_head(fqi_weights *w, int64_t row, int64_t n, fqi_matrix *o
     return FQ_OK;
 }
 
-uint64_t fqi_weights_bytes_read(const fqi_weights *w) { return w->caller.bytes_read + w->reader.bytes_read; }
+uint64_t fqi_weights_bytes_read(const fqi_weights *w) { return __atomic_load_n(&w->caller.bytes_read, __ATOMIC_RELAXED) + __atomic_load_n(&w->reader.bytes_read, __ATOMIC_RELAXED); }
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
-/* What the two readers of tensors touch of their buffers: a chunk of the largest tensor, and the same as float where types change. */
-static uint64_t reader_bytes(const fq_ckpt *c, const fqi_weights_table *t, fq_dtype served)
+static uint64_t fixed_bytes(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_table *t)
 {
-    uint64_t largest = c->tensor[t->head].bytes, buffers;
-    bool widened = served != FQ_DTYPE_F32;
-    for (size_t i = 0; i < t->n_item; i++)
-        if (c->tensor[t->item[i].tensor].bytes > largest) largest = c->tensor[t->item[i].tensor].bytes;
-    if (largest > FQI_WEIGHTS_CHUNK) largest = FQI_WEIGHTS_CHUNK;
-    buffers = 2 * (largest + (widened ? largest / 2 * sizeof(float) : 0));
-    return buffers < 2 * fqi_materialiser_bytes() ? buffers : 2 * fqi_materialiser_bytes();
-}
-
-static uint64_t fixed_bytes(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_table *t, fq_dtype served)
-{
-    return sizeof(fqi_weights) + reader_bytes(c, t, served) + c->n_tensor * sizeof *t->item +
-           ((uint64_t)d->model.num_hidden_layers + 1) * sizeof *t->first + (uint64_t)d->model.hidden_size * sizeof(float);
+    return sizeof(fqi_weights) + 2 * fqi_materialiser_bytes(t->chunk, t->gathers) + c->n_tensor * sizeof *t->item +
+           ((uint64_t)d->model.num_hidden_layers + 1) * (sizeof *t->first + sizeof(slot)) + (uint64_t)d->model.hidden_size * sizeof(float);
 }
 
 fq_status fqi_weights_measure(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_size *out, fq_err *e)
 {
     fqi_weights_table t;
     FQI_TRY(fqi_weights_find(c, d, served, &t, e));
-    *out = (fqi_weights_size){ .slot_bytes = t.slot_bytes, .head_row_bytes = t.head_row_bytes, .fixed_bytes = fixed_bytes(c, d, &t, served) };
+    *out = (fqi_weights_size){ .slot_bytes = t.slot_bytes, .head_row_bytes = t.head_row_bytes, .fixed_bytes = fixed_bytes(c, d, &t) };
     fqi_weights_table_free(&t);
     return FQ_OK;
 }
@@ -324,8 +290,9 @@ static fq_status allocate(fqi_weights *w, fq_err *e)
     }
     w->head = head < SIZE_MAX / 2 ? aligned_alloc(FQI_WEIGHTS_ALIGN, (size_t)(head + FQI_WEIGHTS_ALIGN - 1) / FQI_WEIGHTS_ALIGN * FQI_WEIGHTS_ALIGN) : NULL;
     if (!w->head) return fqi_fail_nomem(e, "output head");
-    FQI_TRY(fqi_materialiser_init(&w->caller, w->ckpt, w->o.served, FQ_IO_BUFFERED, e));
-    FQI_TRY(fqi_materialiser_init(&w->reader, w->ckpt, w->o.served, w->o.run->io, e));
+    FQI_TRY(fqi_materialiser_init(&w->caller, w->ckpt, w->o.served, w->o.run->io, w->table.chunk, e));
+    FQI_TRY(fqi_materialiser_init(&w->reader, w->ckpt, w->o.served, w->o.run->io, w->table.chunk, e));
+    w->caller.run = w->o.run;
     w->reader.stop = &w->stop;
     return FQ_OK;
 }

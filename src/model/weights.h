@@ -42,12 +42,12 @@ typedef struct fqi_weights_options {
     const fq_run *run;    /* io and cancelled; not NULL */
 } fqi_weights_options;
 
-/* c and d outlive *out. Finds every tensor that the forward pass needs, checks shapes and dtypes (F32, F16, BF16; others are FQ_E_INPUT,
- * "weight-dtype") and allocates the slots. Reads nothing. */
+/* c and d outlive *out. Finds every tensor that the forward pass needs, checks that it is there and dense ("weight-missing", "weight-quantized"),
+ * its shape and its dtype (F32, F16, BF16; others are FQ_E_INPUT, "weight-dtype") and allocates the slots. Reads nothing. */
 fq_status fqi_weights_create(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_options *o, fqi_weights **out, fq_err *e);
 void fqi_weights_free(fqi_weights *w);    /* NULL is fine; stops the reader */
 
-/* What fqi_weights_create will allocate, in bytes: of one layer slot, and of one row of the head. Same checks. */
+/* What there will be in memory, in bytes: one layer slot, one row of the head, and all else. Same checks. */
 typedef struct fqi_weights_size { uint64_t slot_bytes, head_row_bytes, fixed_bytes; } fqi_weights_size;
 fq_status fqi_weights_measure(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_size *out, fq_err *e);
 

@@ -9,7 +9,8 @@
 #include "checkpoint/gather.h"
 #include "model/weights.h"
 
-#define FQI_WEIGHTS_CHUNK ((size_t)4 << 20)
+#define FQI_WEIGHTS_CHUNK ((size_t)4 << 20)   /* most bytes of one read */
+#define FQI_WEIGHTS_BLOCK ((size_t)16 << 10)  /* elements that are checked and converted while they are in cache */
 #define FQI_WEIGHTS_ALIGN 64u
 
 typedef enum fqi_weight_kind {
@@ -33,6 +34,8 @@ typedef struct fqi_weights_table {
     size_t *first;                             /* n_layer + 1: items of layer l are first[l] .. first[l+1] - 1 */
     size_t embed, norm, head;                  /* tensors; head is embed in a tied model */
     uint64_t slot_bytes, head_row_bytes;
+    size_t chunk;                              /* of the readers: FQI_WEIGHTS_CHUNK, or what the largest tensor needs */
+    bool gathers;                              /* a tensor is strided or byteswapped: chunks are put together elsewhere */
 } fqi_weights_table;
 
 fq_status fqi_weights_find(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_table *out, fq_err *e);
@@ -47,16 +50,18 @@ typedef struct fqi_materialiser {
     fq_dtype served;
     fq_io io;
     const bool *stop;         /* asked between chunks, atomically; NULL = never */
+    const fq_run *run;        /* cancelled is asked between chunks; NULL = never. The caller's thread only */
     fqi_file file;
     size_t shard;             /* that file is of; SIZE_MAX = none is open */
     fqi_slot slot;
-    float *wide;              /* of a chunk that changes its type */
-    uint64_t bytes_read;
+    float *wide;              /* FQI_WEIGHTS_BLOCK, of a block that changes its type */
+    uint64_t bytes_read;      /* atomic */
 } fqi_materialiser;
 
-fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, fq_dtype served, fq_io io, fq_err *e);
+fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, fq_dtype served, fq_io io, size_t chunk, fq_err *e);
 void fqi_materialiser_free(fqi_materialiser *m);
-uint64_t fqi_materialiser_bytes(void);
+/* Of the above, what is touched at most. gathers: see fqi_weights_table. */
+uint64_t fqi_materialiser_bytes(size_t chunk, bool gathers);
 /* Rows [row, row + n) of the tensor's first dimension (row 0 and n its length: all of it) to `out`, as the type that is held, or as float
  * for a vector. Finite, or FQ_E_NUMERIC. FQ_E_CANCELLED when stop was set. */
 fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fq_err *e);
