@@ -48,7 +48,8 @@ typedef struct figure { char s[48]; } figure;
 static figure number(double x)
 {
     figure f;
-    snprintf(f.s, sizeof f.s, x != 0 && fabs(x) < 1e-4 ? "%.3e" : "%.6f", x);
+    if (fabs(x) < 1e-300) snprintf(f.s, sizeof f.s, "0");
+    else snprintf(f.s, sizeof f.s, fabs(x) < 1e-4 ? "%.3e" : "%.6f", x);
     return f;
 }
 
@@ -80,7 +81,7 @@ static void percentiles(out_table *t, const fq_eval_report *r)
 /* Several layers on a line: a model of 80 would fill three screens. */
 static void layers_text(const seen *s)
 {
-    enum { CELL = 18 };
+    enum { CELL = 20 };
     size_t per_line = (size_t)(out_width() - 2) / CELL, i;
     bool same = true;
     for (i = 0; i < s->n; i++) same = same && s->layer[i].same_bits;
@@ -93,8 +94,7 @@ static void layers_text(const seen *s)
     for (i = 0; i < s->n; i++) {
         char name[24] = "embed";
         if (s->layer[i].layer >= 0) snprintf(name, sizeof name, "%" PRId64, s->layer[i].layer);
-        printf("%s%6s %9.2e  ", i % per_line == 0 ? "  " : "", name, s->layer[i].relative);
-        if (i % per_line == per_line - 1 || i + 1 == s->n) putchar('\n');
+        printf("%s%8s %9.2e%s", i % per_line == 0 ? "" : "  ", name, s->layer[i].relative, i % per_line == per_line - 1 || i + 1 == s->n ? "\n" : "");
     }
 }
 
@@ -105,12 +105,12 @@ static void text(const seen *s, const fq_eval_report *r)
     char note[96];
     out_table t;
     out_table_start(&t, head, 4);
-    snprintf(note, sizeof note, "%s tokens, %s", out_grouped(r->plan.n_scored).s, a->score == FQ_SCORE_ALL ? "all of each window" : "the second half of each window");
+    snprintf(note, sizeof note, "%s tokens%s", out_grouped(r->plan.n_scored).s, a->score == FQ_SCORE_ALL ? "" : ", second halves of windows");
     value_row(&t, "perplexity", &r->ppl, note);
     if (a->reference) {
         value_row(&t, "perplexity of the reference", &r->ppl_reference, "");
         value_row(&t, "ln(perplexity / reference)", &r->ln_ratio, "paired");
-        value_row(&t, "KL divergence", &r->kld, "mean; of the distribution of the next token, from the reference's");
+        value_row(&t, "KL divergence", &r->kld, "mean; of the next token, from the reference");
         percentiles(&t, r);
         share_row(&t, "same top token", &r->same_top, "");
         share_row(&t, "delta p", &r->delta_p, "mean; of the right token's probability");
