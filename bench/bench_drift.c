@@ -12,7 +12,7 @@
 
 #include "fitq.h"
 
-#define N_WINDOW 16
+#define N_WINDOW 8
 #define CONTEXT 512
 #define PROMPT 32
 #define N_COPY 3

@@ -2,6 +2,7 @@
  *
  * --weights: structure only; every element of B is the element of A that the map names, or a zero, and every element of A is there. Without
  * it both are run over the same tokens as well, and the verdict says which kind of sameness was found, never more than that. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -92,12 +93,12 @@ static int run_weights(const arg_values *a)
 
 typedef struct short_text { char s[64]; } short_text;
 
-/* One digit behind the point: what rounding does is known no better. */
+/* Two digits or so: what rounding does is known no better. */
 static short_text measured(double x)
 {
     short_text t;
     if (x == 0) snprintf(t.s, sizeof t.s, "0");
-    else snprintf(t.s, sizeof t.s, "%.1e", x);
+    else snprintf(t.s, sizeof t.s, fabs(x) >= 0.01 && fabs(x) < 1000 ? "%.3f" : "%.1e", x);
     return t;
 }
 
@@ -120,7 +121,7 @@ static void weights_fact(out_table *t, const fq_proof *r)
         out_cell(t, OUT_GREEN, "the same: %s tensors, %s equal, %s mapped%s; no element missing or wrong", out_grouped(w->n_tensor).s,
                  out_grouped(w->n_tensor_equal).s, out_grouped(w->n_tensor_mapped).s, added);
     } else if (w->n_tensor_bad > w->n_tensor_form || r->weights_compared) {
-        out_cell(t, OUT_RED, "different: %s of %s tensors, %s elements wrong, %s missing", out_grouped(w->n_tensor_bad).s, out_grouped(w->n_tensor).s,
+        out_cell(t, OUT_RED, "different: %s of %s tensors, elements wrong: %s, missing: %s", out_grouped(w->n_tensor_bad).s, out_grouped(w->n_tensor).s,
                  out_grouped(w->n_element_wrong).s, out_grouped(w->n_element_missing).s);
     } else {
         out_cell(t, OUT_YELLOW, "not comparable: %s of %s tensors have no counterpart of the same name, shape and type, %s are equal",
@@ -145,7 +146,9 @@ static void facts(const fq_proof *r, const arg_values *a)
              out_grouped((uint64_t)r->plan.context).s, r->random_ids ? "pseudo-random ids" : "tokens", arg_served_names[a->served]);
     fact(&t, "fixed order");
     if (r->fixed_bits) out_cell(&t, OUT_GREEN, "the same bits: every hidden state and every logit");
-    else out_cell(&t, r->fixed_diff <= r->bound ? OUT_PLAIN : OUT_RED, "a logit differs by up to %s; bound %s", measured(r->fixed_diff).s, measured(r->bound).s);
+    else out_cell(&t, r->fixed_diff <= r->bound ? OUT_PLAIN : OUT_RED, "a logit differs by up to %s", measured(r->fixed_diff).s);
+    fact(&t, "bound");
+    out_cell(&t, OUT_PLAIN, "%s for a logit, 16 times what order alone does; the largest logit is %.1f", measured(r->bound).s, r->max_logit);
     if (r->n_vocab_pad > 0) {
         fact(&t, "padded ids");
         out_cell(&t, OUT_PLAIN, "%s logits behind the %s that were compared, %s", out_grouped((uint64_t)r->n_vocab_pad).s, out_grouped((uint64_t)r->n_vocab).s,
@@ -162,9 +165,9 @@ static void facts(const fq_proof *r, const arg_values *a)
 /* What an engine would see: the same two models in the order of a tuned matrix product, and beside it what order does to A alone. */
 static void drift(const fq_proof *r)
 {
-    static const char *const head[] = { "IN FAST ORDER", ">B FROM A", ">ORDER ALONE", "" };
+    static const char *const head[] = { "IN FAST ORDER", ">B FROM A", ">ORDER ALONE" };
     out_table t;
-    out_table_start(&t, head, 4);
+    out_table_start(&t, head, 3);
     const struct { const char *what; short_text padding, alone; } row[] = {
         { "largest logit difference", measured(r->fast_diff), measured(r->noise) },
         { "KL divergence", measured(r->kld.value), measured(r->kld_noise.value) },
@@ -174,8 +177,6 @@ static void drift(const fq_proof *r)
         out_cell(&t, OUT_PLAIN, "%s", row[i].what);
         out_cell(&t, OUT_BOLD, "%s", row[i].padding.s);
         out_cell(&t, OUT_PLAIN, "%s", row[i].alone.s);
-        if (i == 0) out_cell(&t, OUT_DIM, "bound %s; the largest logit is %.1f", measured(r->bound).s, r->max_logit);
-        else out_cell(&t, OUT_DIM, "%s", "");
     }
     out_table_print(&t, 2);
 }

@@ -1,0 +1,1 @@
+fitq verify --help
