@@ -119,33 +119,46 @@ static void matvec(const fqi_matrix *w, int64_t r0, int64_t r1, const float *x, 
         matvec_of(FQ_DTYPE_F32, w, (size_t)r0, (size_t)r1, x, y);
 }
 
-/* m is a constant where this is inlined: 3 rows of 4 vectors are 12 of the 16 registers. */
-static inline __attribute__((always_inline)) void tile(const size_t m, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c,
-                                                       size_t ldc, bool accumulate, bool last)
-{
-    __m256 acc[3][4];
-#pragma GCC unroll 3
-    for (size_t i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (size_t j = 0; j < 4; j++) acc[i][j] = accumulate ? _mm256_loadu_ps(c + i * ldc + 8 * j) : _mm256_setzero_ps();
-    for (size_t kk = 0; kk < k; kk++) {
-#pragma GCC unroll 3
-        for (size_t i = 0; i < m; i++) {
-            __m256 v = _mm256_set1_ps(a[i * lda + kk]);
-#pragma GCC unroll 4
-            for (size_t j = 0; j < 4; j++) acc[i][j] = _mm256_fmadd_ps(v, _mm256_loadu_ps(b + kk * ldb + 8 * j), acc[i][j]);
-        }
+/* M rows, 16 of the 32 columns: 2 M of the 16 registers, two for b, one for a. The arrays have exactly M elements, hence a macro: where M was
+ * a constant argument of an inlined function, clang kept the accumulators in memory, at half the speed. */
+#define DEFINE_TILE(M)                                                                                                                             \
+    static void tile_##M(size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate, bool last)       \
+    {                                                                                                                                              \
+        __m256 left[M], right[M], zero = _mm256_setzero_ps();                                                                                      \
+        _Pragma("GCC unroll 12")                                                                                                                   \
+        for (size_t i = 0; i < M; i++) {                                                                                                           \
+            left[i] = accumulate ? _mm256_loadu_ps(c + i * ldc) : zero;                                                                            \
+            right[i] = accumulate ? _mm256_loadu_ps(c + i * ldc + 8) : zero;                                                                       \
+        }                                                                                                                                          \
+        for (size_t kk = 0; kk < k; kk++) {                                                                                                        \
+            __m256 b0 = _mm256_loadu_ps(b + kk * ldb), b1 = _mm256_loadu_ps(b + kk * ldb + 8);                                                     \
+            _Pragma("GCC unroll 12")                                                                                                               \
+            for (size_t i = 0; i < M; i++) {                                                                                                       \
+                __m256 v = _mm256_set1_ps(a[i * lda + kk]);                                                                                        \
+                left[i] = _mm256_fmadd_ps(v, b0, left[i]);                                                                                         \
+                right[i] = _mm256_fmadd_ps(v, b1, right[i]);                                                                                       \
+            }                                                                                                                                      \
+        }                                                                                                                                          \
+        _Pragma("GCC unroll 12")                                                                                                                   \
+        for (size_t i = 0; i < M; i++) {                                                                                                           \
+            _mm256_storeu_ps(c + i * ldc, last ? _mm256_add_ps(left[i], zero) : left[i]);                                                          \
+            _mm256_storeu_ps(c + i * ldc + 8, last ? _mm256_add_ps(right[i], zero) : right[i]);                                                    \
+        }                                                                                                                                          \
     }
-#pragma GCC unroll 3
-    for (size_t i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (size_t j = 0; j < 4; j++) _mm256_storeu_ps(c + i * ldc + 8 * j, last ? _mm256_add_ps(acc[i][j], _mm256_setzero_ps()) : acc[i][j]);
-}
+DEFINE_TILE(1) DEFINE_TILE(2) DEFINE_TILE(3) DEFINE_TILE(4) DEFINE_TILE(5) DEFINE_TILE(6)
 
+typedef void tile_fn(size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate, bool last);
+static tile_fn *const tile[FQI_TILE_ROWS / 2 + 1] = { NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6 };
+
+/* More than 6 rows in two parts of about the same size: a tile of one or two rows waits for its own fmas. */
 static void gemm_tile(size_t m, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate, bool last)
 {
-    for (; m >= 3; m -= 3, a += 3 * lda, c += 3 * ldc) tile(3, k, a, lda, b, ldb, c, ldc, accumulate, last);
-    for (; m >= 1; m -= 1, a += lda, c += ldc) tile(1, k, a, lda, b, ldb, c, ldc, accumulate, last);
+    size_t rows = m > FQI_TILE_ROWS / 2 ? (m + 1) / 2 : m;
+    for (; m > 0; m -= rows, rows = m) {
+        for (size_t j = 0; j < FQI_TILE; j += 16) tile[rows](k, a, lda, b + j, ldb, c + j, ldc, accumulate, last);
+        a += rows * lda;
+        c += rows * ldc;
+    }
 }
 
 static float sum_exp(const float *x, size_t n, float max)

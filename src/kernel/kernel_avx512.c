@@ -108,39 +108,43 @@ static void matvec(const fqi_matrix *w, int64_t r0, int64_t r1, const float *x, 
         matvec_of(FQ_DTYPE_F32, w, (size_t)r0, (size_t)r1, x, y);
 }
 
-/* m is a constant where this is inlined: the tile is 2 m of the 32 registers. */
-static inline __attribute__((always_inline)) void tile(const size_t m, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c,
-                                                       size_t ldc, bool accumulate, bool last)
-{
-    __m512 left[FQI_TILE_ROWS], right[FQI_TILE_ROWS];
-#pragma GCC unroll 12
-    for (size_t i = 0; i < m; i++) {
-        left[i] = accumulate ? _mm512_loadu_ps(c + i * ldc) : _mm512_setzero_ps();
-        right[i] = accumulate ? _mm512_loadu_ps(c + i * ldc + 16) : _mm512_setzero_ps();
+/* M rows: 2 M of the 32 registers, two for b. The arrays have exactly M elements, hence a macro: where M was a constant argument
+ * of an inlined function, clang kept the accumulators in memory, at half the speed. */
+#define DEFINE_TILE(M)                                                                                                                             \
+    static void tile_##M(size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate, bool last)       \
+    {                                                                                                                                              \
+        __m512 left[M], right[M], zero = _mm512_setzero_ps();                                                                                      \
+        _Pragma("GCC unroll 12")                                                                                                                   \
+        for (size_t i = 0; i < M; i++) {                                                                                                           \
+            left[i] = accumulate ? _mm512_loadu_ps(c + i * ldc) : zero;                                                                            \
+            right[i] = accumulate ? _mm512_loadu_ps(c + i * ldc + 16) : zero;                                                                      \
+        }                                                                                                                                          \
+        for (size_t kk = 0; kk < k; kk++) {                                                                                                        \
+            __m512 b0 = _mm512_loadu_ps(b + kk * ldb), b1 = _mm512_loadu_ps(b + kk * ldb + 16);                                                    \
+            _Pragma("GCC unroll 12")                                                                                                               \
+            for (size_t i = 0; i < M; i++) {                                                                                                       \
+                __m512 v = _mm512_set1_ps(a[i * lda + kk]);                                                                                        \
+                left[i] = _mm512_fmadd_ps(v, b0, left[i]);                                                                                         \
+                right[i] = _mm512_fmadd_ps(v, b1, right[i]);                                                                                       \
+            }                                                                                                                                      \
+        }                                                                                                                                          \
+        _Pragma("GCC unroll 12")                                                                                                                   \
+        for (size_t i = 0; i < M; i++) {                                                                                                           \
+            _mm512_storeu_ps(c + i * ldc, last ? _mm512_add_ps(left[i], zero) : left[i]);                                                          \
+            _mm512_storeu_ps(c + i * ldc + 16, last ? _mm512_add_ps(right[i], zero) : right[i]);                                                   \
+        }                                                                                                                                          \
     }
-    for (size_t kk = 0; kk < k; kk++) {
-        __m512 b0 = _mm512_loadu_ps(b + kk * ldb), b1 = _mm512_loadu_ps(b + kk * ldb + 16);
-#pragma GCC unroll 12
-        for (size_t i = 0; i < m; i++) {
-            __m512 v = _mm512_set1_ps(a[i * lda + kk]);
-            left[i] = _mm512_fmadd_ps(v, b0, left[i]);
-            right[i] = _mm512_fmadd_ps(v, b1, right[i]);
-        }
-    }
-    const __m512 zero = _mm512_setzero_ps();
-#pragma GCC unroll 12
-    for (size_t i = 0; i < m; i++) {
-        _mm512_storeu_ps(c + i * ldc, last ? _mm512_add_ps(left[i], zero) : left[i]);
-        _mm512_storeu_ps(c + i * ldc + 16, last ? _mm512_add_ps(right[i], zero) : right[i]);
-    }
-}
+DEFINE_TILE(1) DEFINE_TILE(2) DEFINE_TILE(3) DEFINE_TILE(4) DEFINE_TILE(5) DEFINE_TILE(6)
+DEFINE_TILE(7) DEFINE_TILE(8) DEFINE_TILE(9) DEFINE_TILE(10) DEFINE_TILE(11) DEFINE_TILE(12)
+
+typedef void tile_fn(size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate, bool last);
+static tile_fn *const tile[FQI_TILE_ROWS + 1] = {
+    NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6, tile_7, tile_8, tile_9, tile_10, tile_11, tile_12
+};
 
 static void gemm_tile(size_t m, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate, bool last)
 {
-    for (; m >= 12; m -= 12, a += 12 * lda, c += 12 * ldc) tile(12, k, a, lda, b, ldb, c, ldc, accumulate, last);
-    for (; m >= 6; m -= 6, a += 6 * lda, c += 6 * ldc) tile(6, k, a, lda, b, ldb, c, ldc, accumulate, last);
-    for (; m >= 2; m -= 2, a += 2 * lda, c += 2 * ldc) tile(2, k, a, lda, b, ldb, c, ldc, accumulate, last);
-    for (; m >= 1; m -= 1, a += lda, c += ldc) tile(1, k, a, lda, b, ldb, c, ldc, accumulate, last);
+    if (m > 0) tile[m](k, a, lda, b, ldb, c, ldc, accumulate, last);
 }
 
 static float sum_exp(const float *x, size_t n, float max)
