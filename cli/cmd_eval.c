@@ -81,7 +81,7 @@ static void percentiles(out_table *t, const fq_eval_report *r)
 /* Several layers on a line: a model of 80 would fill three screens. */
 static void layers_text(const seen *s)
 {
-    enum { CELL = 20 };
+    enum { CELL = 19 };
     size_t per_line = (size_t)(out_width() - 2) / CELL, i;
     bool same = true;
     for (i = 0; i < s->n; i++) same = same && s->layer[i].same_bits;
@@ -94,7 +94,7 @@ static void layers_text(const seen *s)
     for (i = 0; i < s->n; i++) {
         char name[24] = "embed";
         if (s->layer[i].layer >= 0) snprintf(name, sizeof name, "%" PRId64, s->layer[i].layer);
-        printf("%s%8s %9.2e%s", i % per_line == 0 ? "" : "  ", name, s->layer[i].relative, i % per_line == per_line - 1 || i + 1 == s->n ? "\n" : "");
+        printf("%s%7s %9.2e%s", i % per_line == 0 ? "" : "  ", name, s->layer[i].relative, i % per_line == per_line - 1 || i + 1 == s->n ? "\n" : "");
     }
 }
 
@@ -110,7 +110,7 @@ static void text(const seen *s, const fq_eval_report *r)
     if (a->reference) {
         value_row(&t, "perplexity of the reference", &r->ppl_reference, "");
         value_row(&t, "ln(perplexity / reference)", &r->ln_ratio, "paired");
-        value_row(&t, "KL divergence", &r->kld, "mean; of the next token, from the reference");
+        value_row(&t, "KL divergence", &r->kld, "mean; next token, from the reference");
         percentiles(&t, r);
         share_row(&t, "same top token", &r->same_top, "");
         share_row(&t, "delta p", &r->delta_p, "mean; of the right token's probability");
