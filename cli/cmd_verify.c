@@ -358,7 +358,7 @@ const arg_command cmd_verify = {
     .examples = "  fitq verify Qwen2-72B Qwen2-72B-tp8\n"
                 "  fitq verify Qwen2-72B Qwen2-72B-tp8 --text corpus.txt --chunks 4 --served-dtype bf16\n"
                 "  fitq verify --weights Qwen2-72B Qwen2-72B-tp8\n",
-    .exit_status = "; 1 they differ",
+    .exit_status = "; 1 they differ; 6 NaN or infinity in weights or results",
     .option = options, .n_option = sizeof options / sizeof options[0],
     .min_operand = 2, .max_operand = 2, .run = run_verify,
 };
