@@ -1,11 +1,12 @@
 /* linear.c - matrix products of stored weights with a block of tokens. See linear.h for the two orders.
  *
- *     fast, many tokens     panel of rows of W --widen--> floats of one thread --sgemm--> columns of y
+ *     fast, many tokens     panel of W --widen--> floats of one thread --sgemm--> a block of y; again for the next columns
  *     fast, few tokens      W straight from where it is stored, row by row
  *     fixed                 32 rows of W --widen, transpose--> [k][32] --gemm_tile--> 32 columns of y
  *
- * Panels are dealt to threads as they come free; what a panel computes does not depend on who does it. Inside a parallel region
- * an OpenMP BLAS stays on the calling thread; another flavour is told so once. */
+ * A product is cut into blocks of rows and of tokens, by its shape and never by the number of threads; blocks are dealt to threads
+ * as they come free, and what a block computes does not depend on who does it. Inside a parallel region an OpenMP BLAS stays on
+ * the calling thread; another flavour is told so once. */
 #include "kernel/linear.h"
 
 #include <cblas.h>
@@ -16,25 +17,27 @@
 #include "base/checked.h"
 #include "kernel/scalar.h"
 
-#define PANEL_FLOATS (512u * 1024)   /* 2 MiB of widened rows: they are read again from cache by the sgemm that packs them */
-#define PANEL_ROWS_MAX 512
+#ifndef PANEL_ROWS
+#define PANEL_ROWS 512
+#define PANEL_COLS 1024              /* 2 MiB of widened weights: read again from cache by the sgemm that packs them */
+#define PANEL_TOKENS 512             /* so that a matrix of few rows is work for several threads */
+#define SHORT 128                    /* tokens up to which packing weights is what takes time: then small panels, to share it */
+#define SHORT_ROWS 128
+#endif
+#define FEW_FLOATS (64u * 1024)      /* of a block for few tokens: it is in cache when the second token comes */
+#define SERIAL_WORK (1u << 17)       /* multiplications below which waking threads takes longer than they save (measured) */
 #define K_BLOCK 512                  /* of fixed order: 64 KiB of a packed tile */
+#define FIXED_TOKENS 1536            /* of a block in fixed order: packing 32 rows is a hundredth of the work */
 #define TOKEN_BLOCK (8 * FQI_TILE_ROWS)
 /* What OpenBLAS keeps for packing: touched, of the 32 MiB that it maps per thread (measured, see docs/performance.md). */
 #define BLAS_BYTES_PER_THREAD (UINT64_C(3) << 20)
-
-static size_t panel_rows(int64_t cols)
-{
-    size_t rows = PANEL_FLOATS / (size_t)cols / FQI_TILE * FQI_TILE;
-    return rows < FQI_TILE ? FQI_TILE : rows > PANEL_ROWS_MAX ? PANEL_ROWS_MAX : rows;
-}
 
 /* Bytes of one thread's panel: most that any matrix of up to max_cols columns needs at once. False: more than can be counted. */
 static bool panel_bytes(int64_t max_cols, uint64_t *out)
 {
     uint64_t widest;
     if (!fqi_mul_u64((uint64_t)max_cols, FQI_TILE, &widest)) return false;
-    if (widest < PANEL_FLOATS) widest = PANEL_FLOATS;
+    if (widest < PANEL_ROWS * PANEL_COLS) widest = PANEL_ROWS * PANEL_COLS;
     return fqi_add_u64(widest, (uint64_t)FQI_TILE * K_BLOCK, &widest) && fqi_mul_u64(widest, sizeof(float), out);
 }
 
@@ -83,21 +86,27 @@ static const void *row_at(const fqi_matrix *w, size_t r)
     return (const unsigned char *)w->data + r * (size_t)w->cols * fqi_dtype_bytes(w->dtype);
 }
 
-static void fast_panel(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1,
+static void fast_block(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1,
                        float *panel)
 {
-    const size_t cols = (size_t)w->cols;
-    const float *rows = row_at(w, r0);
-    if (w->dtype != FQ_DTYPE_F32) {
-        c->kernel->widen(row_at(w, r0), w->dtype, panel, (r1 - r0) * cols);
-        rows = panel;
+    const size_t cols = (size_t)w->cols, size = fqi_dtype_bytes(w->dtype), step = w->dtype == FQ_DTYPE_F32 ? cols : PANEL_COLS;
+    for (size_t k0 = 0; k0 < cols; k0 += step) {
+        const size_t k = cols - k0 < step ? cols - k0 : step;
+        const float *rows = row_at(w, r0);
+        if (w->dtype != FQ_DTYPE_F32) {
+            for (size_t r = r0; r < r1; r++)
+                c->kernel->widen((const unsigned char *)row_at(w, r) + k0 * size, w->dtype, panel + (r - r0) * k, k);
+            rows = panel;
+        }
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n_token, (blasint)(r1 - r0), (blasint)k, 1.0f, x + k0, (blasint)cols, rows,
+                    (blasint)k, k0 > 0 ? 1.0f : 0.0f, y + r0, (blasint)ldy);
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n_token, (blasint)(r1 - r0), (blasint)cols, 1.0f, x, (blasint)cols, rows,
-                (blasint)cols, 0.0f, y + r0, (blasint)ldy);
 }
 
-static void few_panel(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1)
+static void few_block(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1,
+                      float *panel)
 {
+    (void)panel;
     for (size_t t = 0; t < n_token; t++) c->kernel->matvec(w, (int64_t)r0, (int64_t)r1, x + t * (size_t)w->cols, y + t * ldy);
 }
 
@@ -132,7 +141,7 @@ static void fixed_tokens(const fqi_compute *c, size_t cols, const float *packed,
     for (size_t t = 0; t < n_token; t++) memcpy(y + t * ldy + r0, acc + t * FQI_TILE, n_row * sizeof *y);
 }
 
-static void fixed_panel(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1,
+static void fixed_block(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1,
                         float *panel)
 {
     const size_t cols = (size_t)w->cols;
@@ -145,28 +154,55 @@ static void fixed_panel(const fqi_compute *c, const fqi_matrix *w, const float *
     }
 }
 
+/* How a product is cut: rows and tokens of a block, and what computes one. */
+typedef struct cut {
+    size_t rows, tokens;
+    void (*block)(const fqi_compute *, const fqi_matrix *, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1, float *panel);
+} cut;
+
+static size_t blocks(size_t n, size_t each) { return (n + each - 1) / each; }
+
+/* Equal parts, multiples of a tile, none above `most`. */
+static size_t even(size_t n, size_t most)
+{
+    size_t each = blocks(n, blocks(n, most));
+    return blocks(each, FQI_TILE) * FQI_TILE;
+}
+
+static cut cut_of(const fqi_compute *c, const fqi_matrix *w, size_t n_token)
+{
+    const size_t rows = (size_t)w->rows, few_rows = FEW_FLOATS / (size_t)w->cols;
+    if (c->order == FQI_ORDER_FIXED) return (cut){ FQI_TILE, even(n_token, FIXED_TOKENS), fixed_block };
+    if (n_token <= FQI_FEW_TOKENS) return (cut){ few_rows < 8 ? 8 : few_rows > 64 ? 64 : few_rows, n_token, few_block };
+    return (cut){ even(rows, n_token <= SHORT ? SHORT_ROWS : PANEL_ROWS), even(n_token, PANEL_TOKENS), fast_block };
+}
+
+/* One thread or all of them: an OpenMP runtime that is asked for fewer than last time may end the others and must start them again. */
+static int n_thread_for(const fqi_compute *c, const fqi_matrix *w, size_t n_token, int64_t n_block)
+{
+    const double work = (double)w->rows * (double)w->cols * (double)n_token;
+    return n_block < 2 || work < SERIAL_WORK ? 1 : c->n_thread;
+}
+
+static void multiply_block(const fqi_compute *c, const fqi_matrix *w, const float *bias, const float *x, size_t n_token, float *y, size_t ldy,
+                           const cut *u, int64_t b)
+{
+    const size_t rows = (size_t)w->rows, across = blocks(n_token, u->tokens), row = (size_t)b / across * u->rows, token = (size_t)b % across * u->tokens;
+    const size_t n = n_token - token < u->tokens ? n_token - token : u->tokens, r1 = rows - row < u->rows ? rows : row + u->rows;
+    float *panel = c->panel + (size_t)omp_get_thread_num() * c->panel_floats, *out = y + token * ldy;
+    u->block(c, w, x + token * (size_t)w->cols, n, out, ldy, row, r1, panel);
+    finish(c, bias, n, out, ldy, row, r1);
+}
+
 void fqi_matmul(const fqi_compute *c, const fqi_matrix *w, const float *bias, const float *x, size_t n_token, float *y, size_t ldy)
 {
-    const size_t rows = (size_t)w->rows, cols = (size_t)w->cols;
-    const bool fixed = c->order == FQI_ORDER_FIXED, few = !fixed && n_token <= FQI_FEW_TOKENS;
-    size_t step = fixed ? FQI_TILE : few ? 64 : panel_rows(w->cols);
-    if (n_token == 0 || rows == 0 || cols == 0) return;
-    const int64_t n_panel = (int64_t)((rows + step - 1) / step);
-    const int n_thread = n_panel < c->n_thread ? (int)n_panel : c->n_thread;
-#pragma omp parallel for num_threads(n_thread) schedule(dynamic)
-    for (int64_t p = 0; p < n_panel; p++) {
-        size_t r0 = (size_t)p * step, r1 = rows - r0 < step ? rows : r0 + step;
-        float *panel = c->panel + (size_t)omp_get_thread_num() * c->panel_floats;
-        if (fixed)
-            fixed_panel(c, w, x, n_token, y, ldy, r0, r1, panel);
-        else if (few)
-            few_panel(c, w, x, n_token, y, ldy, r0, r1);
-        else {
-            /* A team of one does not count as a parallel region: the BLAS would start threads of its own for this panel. Of this
-             * region only, by the standard. */
-            omp_set_num_threads(1);
-            fast_panel(c, w, x, n_token, y, ldy, r0, r1, panel);
-        }
-        finish(c, bias, n_token, y, ldy, r0, r1);
+    if (n_token == 0 || w->rows == 0 || w->cols == 0) return;
+    const cut u = cut_of(c, w, n_token);
+    const int64_t n_block = (int64_t)(blocks((size_t)w->rows, u.rows) * blocks(n_token, u.tokens));
+#pragma omp parallel num_threads(n_thread_for(c, w, n_token, n_block))
+    {
+        omp_set_num_threads(1);   /* of this task only: a region of one thread is none to the BLAS, which would start its own */
+#pragma omp for schedule(dynamic)
+        for (int64_t b = 0; b < n_block; b++) multiply_block(c, w, bias, x, n_token, y, ldy, &u, b);
     }
 }

@@ -1,8 +1,8 @@
 /* linear.h - y = x W^T + b for a block of tokens, in one of two orders, over several threads.
  *
- *     fast    many tokens: stored weights are widened a panel of rows at a time into a scratch that stays in cache and go to the
- *             BLAS (one single-threaded sgemm per panel and thread: panels do not depend on the thread count, so neither do the
- *             bits); few tokens: own kernels straight from the stored weights (lanes order), bound by memory bandwidth
+ *     fast    many tokens: stored weights are widened a panel at a time into a scratch that stays in cache and go to the BLAS (a
+ *             single-threaded sgemm per panel and block of tokens: these depend on the shape, never on the thread count, so neither
+ *             do the bits); few tokens: own kernels straight from the stored weights (lanes order), bound by memory bandwidth
  *     fixed   sequence order (kernel.h) for any number of tokens: bits depend on nothing but the numbers
  *
  * The only file that calls the BLAS. Threads are OpenMP's. */
