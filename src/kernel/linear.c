@@ -17,19 +17,19 @@
 #include "base/checked.h"
 #include "kernel/scalar.h"
 
-#ifndef PANEL_ROWS
 #define PANEL_ROWS 512
 #define PANEL_COLS 1024              /* 2 MiB of widened weights: read again from cache by the sgemm that packs them */
 #define PANEL_TOKENS 512             /* so that a matrix of few rows is work for several threads */
-#define SHORT 128                    /* tokens up to which packing weights is what takes time: then small panels, to share it */
+#define SHORT 128                    /* tokens up to which the size of a panel hardly matters: then smaller ones, to share them */
 #define SHORT_ROWS 128
-#endif
+#define SMALL_WORK 1000000           /* OpenBLAS packs nothing up to here: with 8 to 30 tokens 1.3 to 2.5 times as fast (measured) */
 #define FEW_FLOATS (64u * 1024)      /* of a block for few tokens: it is in cache when the second token comes */
 #define SERIAL_WORK (1u << 17)       /* multiplications below which waking threads takes longer than they save (measured) */
 #define K_BLOCK 512                  /* of fixed order: 64 KiB of a packed tile */
 #define FIXED_TOKENS 1536            /* of a block in fixed order: packing 32 rows is a hundredth of the work */
 #define TOKEN_BLOCK (8 * FQI_TILE_ROWS)
-/* What OpenBLAS keeps for packing: touched, of the 32 MiB that it maps per thread (measured, see docs/performance.md). */
+/* What OpenBLAS touches for packing, of the 32 MiB that it maps per thread: 0.7 MiB measured for blocks of this size, with room for processors
+ * for which it packs larger pieces. */
 #define BLAS_BYTES_PER_THREAD (UINT64_C(3) << 20)
 
 /* Bytes of one thread's panel: most that any matrix of up to max_cols columns needs at once. False: more than can be counted. */
@@ -89,17 +89,14 @@ static const void *row_at(const fqi_matrix *w, size_t r)
 static void fast_block(const fqi_compute *c, const fqi_matrix *w, const float *x, size_t n_token, float *y, size_t ldy, size_t r0, size_t r1,
                        float *panel)
 {
-    const size_t cols = (size_t)w->cols, size = fqi_dtype_bytes(w->dtype), step = w->dtype == FQ_DTYPE_F32 ? cols : PANEL_COLS;
-    for (size_t k0 = 0; k0 < cols; k0 += step) {
-        const size_t k = cols - k0 < step ? cols - k0 : step;
-        const float *rows = row_at(w, r0);
-        if (w->dtype != FQ_DTYPE_F32) {
-            for (size_t r = r0; r < r1; r++)
-                c->kernel->widen((const unsigned char *)row_at(w, r) + k0 * size, w->dtype, panel + (r - r0) * k, k);
-            rows = panel;
-        }
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n_token, (blasint)(r1 - r0), (blasint)k, 1.0f, x + k0, (blasint)cols, rows,
-                    (blasint)k, k0 > 0 ? 1.0f : 0.0f, y + r0, (blasint)ldy);
+    const size_t cols = (size_t)w->cols, size = fqi_dtype_bytes(w->dtype);
+    for (size_t k0 = 0; k0 < cols; k0 += PANEL_COLS) {
+        const size_t k = cols - k0 < PANEL_COLS ? cols - k0 : PANEL_COLS;
+        const bool ready = w->dtype == FQ_DTYPE_F32;
+        for (size_t r = r0; !ready && r < r1; r++)
+            c->kernel->widen((const unsigned char *)row_at(w, r) + k0 * size, w->dtype, panel + (r - r0) * k, k);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n_token, (blasint)(r1 - r0), (blasint)k, 1.0f, x + k0, (blasint)cols,
+                    ready ? (const float *)row_at(w, r0) + k0 : panel, (blasint)(ready ? cols : k), k0 > 0 ? 1.0f : 0.0f, y + r0, (blasint)ldy);
     }
 }
 
@@ -169,12 +166,19 @@ static size_t even(size_t n, size_t most)
     return blocks(each, FQI_TILE) * FQI_TILE;
 }
 
+static size_t panel_rows(size_t cols, size_t n_token)
+{
+    size_t small = SMALL_WORK / ((cols < PANEL_COLS ? cols : PANEL_COLS) * n_token) / FQI_TILE * FQI_TILE;
+    if (n_token > SHORT) return PANEL_ROWS;
+    return small == 0 || small > SHORT_ROWS ? SHORT_ROWS : small;
+}
+
 static cut cut_of(const fqi_compute *c, const fqi_matrix *w, size_t n_token)
 {
     const size_t rows = (size_t)w->rows, few_rows = FEW_FLOATS / (size_t)w->cols;
     if (c->order == FQI_ORDER_FIXED) return (cut){ FQI_TILE, even(n_token, FIXED_TOKENS), fixed_block };
     if (n_token <= FQI_FEW_TOKENS) return (cut){ few_rows < 8 ? 8 : few_rows > 64 ? 64 : few_rows, n_token, few_block };
-    return (cut){ even(rows, n_token <= SHORT ? SHORT_ROWS : PANEL_ROWS), even(n_token, PANEL_TOKENS), fast_block };
+    return (cut){ even(rows, panel_rows((size_t)w->cols, n_token)), even(n_token, PANEL_TOKENS), fast_block };
 }
 
 /* One thread or all of them: an OpenMP runtime that is asked for fewer than last time may end the others and must start them again. */
