@@ -147,7 +147,8 @@ def silu(x):
 class Model:
     def __init__(self, config, tensors, served='f32'):
         """config: the whole config.json; tensors: name -> st_reader.Tensor; served: what weights and results are rounded to, as in
-        transformers' code when it runs in that type"""
+        transformers' code when it runs in that type, but for products that engines keep in registers: rotation and scores are rounded
+        once, when they are stored"""
         self.served = ROUND[served]
         self.kind = config['model_type']
         c = dict(config, **config.get('text_config', {})) if 'hidden_size' not in config else dict(config)
@@ -185,8 +186,7 @@ class Model:
         angle = np.arange(x.shape[0], dtype=np.float64)[:, None] * inv
         cos, sin = self.served(np.cos(angle)[:, None, :] * scale), self.served(np.sin(angle)[:, None, :] * scale)
         a, b, rest = x[..., :half], x[..., half:2 * half], x[..., 2 * half:]
-        r = self.served
-        return np.concatenate([r(r(a * cos) - r(b * sin)), r(r(b * cos) + r(a * sin)), rest], axis=-1)
+        return self.served(np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1))
 
     def attention(self, x, i):
         p = f'layers.{i}.self_attn.'
@@ -205,7 +205,7 @@ class Model:
         for h in range(self.heads):
             g = h // (self.heads // self.kv)
             s = q[:, h] @ k[:, g].T * self.hd ** -0.5
-            out[:, h] = softmax(np.where(hidden, -np.inf, s)) @ v[:, g]
+            out[:, h] = self.served(softmax(np.where(hidden, -np.inf, s))) @ v[:, g]
         return self.linear(self.served(out.reshape(n, -1)), p + 'o_proj')
 
     def mlp(self, x, p, names=('gate_proj', 'up_proj', 'down_proj')):
