@@ -11,7 +11,7 @@
 
 #include "kernel/kernel.h"
 
-#define FQI_FEW_TOKENS 4   /* up to here reading the weights costs more than multiplying; bits change between here and one more in fast order */
+#define FQI_FEW_TOKENS 4   /* up to here reading the weights costs more than multiplying; with one more, bits may change in fast order */
 
 typedef enum fqi_order { FQI_ORDER_FAST, FQI_ORDER_FIXED } fqi_order;
 
