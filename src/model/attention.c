@@ -20,8 +20,8 @@ static size_t padded(int64_t n) { return ((size_t)n + FQI_TILE - 1) / FQI_TILE *
 
 size_t fqi_kv_floats(const fqi_decoder *d, int64_t capacity)
 {
-    const size_t kv = (size_t)d->model.num_key_value_heads, hd = (size_t)d->model.head_dim;
-    return kv * padded(capacity) * (hd + padded(d->model.head_dim));
+    const uint64_t kv = (uint64_t)d->model.num_key_value_heads, hd = (uint64_t)d->model.head_dim;
+    return (size_t)fqi_size_times(fqi_size_times(kv, padded(capacity)), hd + padded(d->model.head_dim));
 }
 
 void fqi_kv_place(const fqi_decoder *d, float *memory, int64_t capacity, fqi_kv *kv)
@@ -33,30 +33,20 @@ void fqi_kv_place(const fqi_decoder *d, float *memory, int64_t capacity, fqi_kv 
 /* Scores at a stride that is no power of two: rows of a tile would fall into the same sets of the cache. */
 static size_t score_stride(int64_t n_position) { return padded(n_position) + 2 * FQI_TILE + FQI_LANES; }
 
-size_t fqi_attention_floats(const fqi_decoder *d, int64_t n_position)
+uint64_t fqi_attention_floats(const fqi_decoder *d, int64_t n_position)
 {
-    return FQI_QUERY_ROWS * (padded(d->model.head_dim) * 2 + score_stride(n_position));
+    return fqi_size_times(FQI_QUERY_ROWS, padded(d->model.head_dim) * 2 + score_stride(n_position));
 }
 
-static void append_token(const fqi_decoder *d, const fqi_kv *kv, size_t key, const float *k, const float *v)
+void fqi_attention_append(const fqi_pass *p, const fqi_kv *kv, size_t token, int64_t position)
 {
-    const size_t hd = (size_t)d->model.head_dim, hd_row = padded(d->model.head_dim), keys = (size_t)kv->capacity;
-    for (size_t h = 0; h < (size_t)d->model.num_key_value_heads; h++) {
+    const size_t hd = (size_t)p->d->model.head_dim, hd_row = padded(p->d->model.head_dim), n_kv = (size_t)p->d->model.num_key_value_heads;
+    const size_t keys = (size_t)kv->capacity, key = (size_t)position;
+    const float *k = p->work->k + token * n_kv * hd, *v = p->work->v + token * n_kv * hd;
+    for (size_t h = 0; h < n_kv; h++) {
         float *tile = kv->k + h * keys * hd + key / FQI_TILE * FQI_TILE * hd + key % FQI_TILE;
         for (size_t i = 0; i < hd; i++) tile[i * FQI_TILE] = k[h * hd + i];
         memcpy(kv->v + (h * keys + key) * hd_row, v + h * hd, hd * sizeof *v);
-    }
-}
-
-void fqi_attention_append(const fqi_pass *p)
-{
-    const size_t width = (size_t)(p->d->model.num_key_value_heads * p->d->model.head_dim);
-    size_t first = 0;
-    for (size_t s = 0; s < p->batch->n_span; s++) {
-        const fqi_span *span = &p->batch->span[s];
-        for (size_t t = 0; t < span->n; t++)
-            append_token(p->d, &span->kv, (size_t)span->pos + t, p->work->k + (first + t) * width, p->work->v + (first + t) * width);
-        first += span->n;
     }
 }
 
@@ -101,7 +91,7 @@ static void scores(const fqi_pass *p, const tile *t)
 static void weights_of_keys(const fqi_pass *p, const tile *t)
 {
     const int64_t window = p->d->window[p->layer];
-    const float scale = 1.0f / sqrtf((float)p->d->model.head_dim);
+    const float scale = (float)(1.0 / sqrt((double)p->d->model.head_dim));
     for (size_t i = 0; i < t->n_row; i++) {
         float *row = t->score + i * t->stride;
         size_t begin = keys_begin(t, t->row + i, window) - t->key0, end = keys_end(t, t->row + i) - t->key0;

@@ -8,8 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "base/checked.h"
-
 #define LINE_FLOATS 16       /* buffers begin on cache lines */
 #define FEW_PIECES 8         /* below: a parallel region costs more than it saves */
 
@@ -27,33 +25,36 @@ int fqi_pass_threads(const fqi_pass *p, size_t n)
 
 typedef struct part { float **at; uint64_t n; } part;
 
+static uint64_t whole_lines(uint64_t n) { return n > UINT64_MAX - LINE_FLOATS ? UINT64_MAX : (n + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS; }
+
 #define N_PART 16
 static void parts_of(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position, fqi_layer_work *w, part out[N_PART])
 {
     const fq_model *m = &d->model;
-    const uint64_t n = n_token, hidden = (uint64_t)m->hidden_size, q = (uint64_t)(m->num_attention_heads * m->head_dim),
-                   kv = (uint64_t)(m->num_key_value_heads * m->head_dim);
+    const uint64_t n = n_token, hidden = fqi_size_times(n, (uint64_t)m->hidden_size);
+    const uint64_t q = fqi_size_times(n, (uint64_t)(m->num_attention_heads * m->head_dim));   /* 2^32 channels at most: 2^16 heads of 2^16 */
+    const uint64_t kv = fqi_size_times(n, (uint64_t)(m->num_key_value_heads * m->head_dim));
     const bool moe = m->n_moe_layer > 0;
     uint64_t width = (uint64_t)(m->n_dense_layer > 0 ? m->intermediate_size : 0);
     if (moe && (uint64_t)m->moe_intermediate_size > width) width = (uint64_t)m->moe_intermediate_size;
     if (moe && (uint64_t)m->shared_expert_intermediate_size > width) width = (uint64_t)m->shared_expert_intermediate_size;
-    const uint64_t experts = moe ? (uint64_t)m->num_experts : 0, chosen = moe ? (uint64_t)m->num_experts_per_tok : 0, sparse = moe ? n : 0;
-    w->thread_floats = (fqi_attention_floats(d, n_position) + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS;
+    const uint64_t experts = moe ? fqi_size_times(n, (uint64_t)m->num_experts) : 0, sparse = moe ? n : 0;
+    const uint64_t chosen = moe ? fqi_size_times(n, (uint64_t)m->num_experts_per_tok) : 0, wide = fqi_size_times(n, width);
+    w->thread_floats = (size_t)whole_lines(fqi_attention_floats(d, n_position));
     const part all[N_PART] = {
-        { &w->norm, n * hidden }, { &w->q, n * q }, { &w->k, n * kv }, { &w->v, n * kv }, { &w->attention, n * q }, { &w->out, n * hidden },
-        { &w->gate, n * width }, { &w->up, n * width }, { &w->per_thread, (uint64_t)n_thread * w->thread_floats },
-        { &w->routed, n * experts }, { &w->choice_weight, n * chosen }, { (float **)(void *)&w->choice, n * chosen },
-        { (float **)(void *)&w->expert_token, sparse }, { &w->expert_weight, sparse }, { &w->gathered, sparse * hidden },
-        { &w->expert_out, sparse * hidden },
+        { &w->norm, hidden }, { &w->q, q }, { &w->k, kv }, { &w->v, kv }, { &w->attention, q }, { &w->out, hidden }, { &w->gate, wide }, { &w->up, wide },
+        { &w->per_thread, fqi_size_times((uint64_t)n_thread, w->thread_floats) }, { &w->routed, experts }, { &w->choice_weight, chosen },
+        { (float **)(void *)&w->choice, chosen }, { (float **)(void *)&w->expert_token, sparse }, { &w->expert_weight, sparse },
+        { &w->gathered, moe ? hidden : 0 }, { &w->expert_out, moe ? hidden : 0 },
     };
     for (size_t i = 0; i < N_PART; i++) out[i] = all[i];
 }
 
-static uint64_t floats_of(const part all[N_PART])
+static uint64_t bytes_of(const part all[N_PART])
 {
     uint64_t n = 0;
-    for (size_t i = 0; i < N_PART; i++) n += (all[i].n + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS;
-    return n;
+    for (size_t i = 0; i < N_PART; i++) n = fqi_size_plus(n, whole_lines(all[i].n));
+    return fqi_size_times(n, sizeof(float));
 }
 
 uint64_t fqi_layer_work_bytes(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position)
@@ -61,7 +62,7 @@ uint64_t fqi_layer_work_bytes(const fqi_decoder *d, int n_thread, size_t n_token
     fqi_layer_work w;
     part all[N_PART];
     parts_of(d, n_thread, n_token, n_position, &w, all);
-    return floats_of(all) * sizeof(float);
+    return bytes_of(all);
 }
 
 fq_status fqi_layer_work_create(const fqi_decoder *d, const fqi_compute *c, size_t n_token, int64_t n_position, fqi_layer_work **out, fq_err *e)
@@ -72,8 +73,8 @@ fq_status fqi_layer_work_create(const fqi_decoder *d, const fqi_compute *c, size
     w->n_token = n_token;
     w->n_position = n_position;
     parts_of(d, c->n_thread, n_token, n_position, w, all);
-    uint64_t bytes = floats_of(all) * sizeof(float);
-    w->memory = bytes <= SIZE_MAX ? aligned_alloc(64, (size_t)bytes) : NULL;
+    uint64_t bytes = bytes_of(all);
+    w->memory = bytes <= PTRDIFF_MAX ? aligned_alloc(64, (size_t)bytes) : NULL;
     if (!w->memory) {
         free(w);
         return fqi_fail_nomem(e, "buffers of a layer");
@@ -81,7 +82,7 @@ fq_status fqi_layer_work_create(const fqi_decoder *d, const fqi_compute *c, size
     float *at = w->memory;
     for (size_t i = 0; i < N_PART; i++) {
         *all[i].at = at;
-        at += (all[i].n + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS;
+        at += whole_lines(all[i].n);
     }
     *out = w;
     return FQ_OK;
@@ -128,11 +129,12 @@ static void rotate(const fqi_pass *p, const fqi_rope_table *rope, const float *n
     p->c->kernel->round_to(x, p->c->served, n_head * hd);
 }
 
-static int64_t position_of(const fqi_batch *b, size_t token)
+static const fqi_span *span_of(const fqi_batch *b, size_t token, int64_t *position)
 {
     const fqi_span *s = b->span;
     for (; token >= s->n; s++) token -= s->n;
-    return s->pos + (int64_t)token;
+    *position = s->pos + (int64_t)token;
+    return s;
 }
 
 static void attention(const fqi_pass *p, const fqi_rope_table *rope, float *x)
@@ -148,11 +150,12 @@ static void attention(const fqi_pass *p, const fqi_rope_table *rope, float *x)
     fqi_matmul(p->c, &w->v, w->v_bias, b->norm, n, b->v, kv_width);
 #pragma omp parallel for num_threads(threads_for_rows(p)) schedule(static)
     for (size_t t = 0; t < n; t++) {
-        int64_t position = position_of(p->batch, t);
+        int64_t position;
+        const fqi_span *span = span_of(p->batch, t, &position);
         rotate(p, rope, w->q_norm, position, b->q + t * q_width, heads);
         rotate(p, rope, w->k_norm, position, b->k + t * kv_width, kv);
+        fqi_attention_append(p, &span->kv, t, position);
     }
-    fqi_attention_append(p);
     fqi_attention_run(p);
     fqi_pass_tap(p, FQI_TAP_O, -1, b->attention, NULL, n, q_width);
     fqi_matmul(p->c, &w->o, w->o_bias, b->attention, n, b->out, hidden);
@@ -171,15 +174,25 @@ static void feed_forward(const fqi_pass *p, float *x)
     add_rows(p, x);
 }
 
+/* The token that is to blame: one whose values are not finite spoils earlier tokens of its tile, whose weight for it is 0, too. */
+static size_t first_bad(const fqi_pass *p, size_t token)
+{
+    const size_t width = (size_t)p->w->v.rows;
+    size_t at, count;
+    if (p->c->kernel->all_finite(p->work->v, FQ_DTYPE_F32, p->batch->n_token * width, &at, &count)) return token;
+    return at / width;
+}
+
 static fq_status check_finite(const fqi_pass *p, const float *x, fq_err *e)
 {
     const size_t hidden = (size_t)p->d->model.hidden_size;
     size_t at = 0, count = 0;
+    int64_t position;
     if (p->c->kernel->all_finite(x, FQ_DTYPE_F32, p->batch->n_token * hidden, &at, &count)) return FQ_OK;
+    (void)span_of(p->batch, first_bad(p, at / hidden), &position);
     return fqi_fail(e, FQ_E_NUMERIC, NULL, "activation",
-                    "layer %" PRId64 ", token at position %" PRId64 ", channel %zu: found %s (%zu of %zu values are not finite), expected finite numbers",
-                    p->layer, position_of(p->batch, at / hidden), at % hidden, isnan(x[at]) ? "NaN" : "infinity", count,
-                    p->batch->n_token * hidden);
+                    "layer %" PRId64 ", token at position %" PRId64 ": found %s (%zu of %zu values are not finite), expected finite numbers",
+                    p->layer, position, isnan(x[at]) ? "NaN" : "infinity", count, p->batch->n_token * hidden);
 }
 
 fq_status fqi_layer_forward(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,

@@ -9,7 +9,16 @@
  *
  * Cache of one sequence and layer, fp32:
  *     k   [KV head][tile of 32 keys][head_dim][32]     keys side by side, so that a score tile is one gemm_tile
- *     v   [KV head][key][head_dim rounded up to 32] */
+ *     v   [KV head][key][head_dim rounded up to 32]
+ *
+ * Served in bf16 or fp16, what an engine holds in that type is rounded to it, and sums within one of these steps are fp32:
+ *     linear outputs after their bias (router and shared gate too); the normalised row before its weight, and after it (also q and k norm);
+ *     cosines and sines, q and k after rotation; attention weights after the softmax; the output of attention;
+ *     silu(gate), and its product with up; both residual sums;
+ *     the weights of routed experts and sigmoid(shared gate), an expert's weighted output, each sum of those.
+ * Not rounded: scores (flash attention keeps them in fp32) and the router's softmax. Sources: transformers, models/qwen2/modeling_qwen2.py
+ * (eager_attention_forward casts the weights) and models/qwen2_moe/modeling_qwen2_moe.py. Engines that fuse some of these steps round less
+ * or elsewhere (flash attention: the weights before their division), so this is one engine's rounding, not a bound of all. */
 #ifndef FITQ_MODEL_LAYER_H
 #define FITQ_MODEL_LAYER_H
 
@@ -53,7 +62,7 @@ void fqi_layer_work_free(fqi_layer_work *w);
 uint64_t fqi_layer_work_bytes(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position);
 
 /* x: batch->n_token rows of hidden_size, replaced by the layer's output. tap may be NULL. FQ_E_NUMERIC, "activation", when the output has
- * a NaN or infinity (layer and token named). */
+ * a NaN or infinity (layer and token named; the caches then hold them too and are of no more use until zeroed). */
 fq_status fqi_layer_forward(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,
                             const fqi_batch *batch, float *x, fqi_layer_work *work, const fqi_tap *tap, fq_err *e);
 

@@ -7,14 +7,17 @@
 
 #include <string.h>
 
-/* The k experts of one token, largest first, with their weights. Taken ones are marked with -1, below any probability. */
+/* The k experts of one token, largest first, with their weights. Taken ones are marked with -1. They are k different ones even if the
+ * probabilities are NaN (which the check of the layer's output reports): an expert taken twice would have more tokens than the batch. */
 static void choose(float *probability, size_t n_expert, size_t k, bool normalise, uint32_t *choice, float *weight)
 {
     float sum = 0;
     for (size_t i = 0; i < k; i++) {
-        size_t best = 0;
-        for (size_t e = 1; e < n_expert; e++)
-            if (probability[e] > probability[best]) best = e;
+        size_t best = n_expert;
+        for (size_t e = 0; e < n_expert; e++) {
+            if (probability[e] < 0) continue;
+            if (best == n_expert || probability[e] > probability[best]) best = e;
+        }
         choice[i] = (uint32_t)best;
         weight[i] = probability[best];
         sum += weight[i];

@@ -9,6 +9,8 @@
 
 #include "model/layer.h"
 
+#include "base/checked.h"
+
 #define FQI_QUERY_ROWS (4 * FQI_TILE_ROWS)   /* (token, head) rows of one tile of attention */
 
 /* One allocation, cut into the buffers below; each begins on a cache line. */
@@ -32,6 +34,10 @@ struct fqi_layer_work {
     float *gathered, *expert_out;   /* [n_token][hidden_size] */
 };
 
+/* Sizes from a config and a --context: what does not fit is UINT64_MAX, which no budget and no allocation accepts. */
+static inline uint64_t fqi_size_times(uint64_t a, uint64_t b) { return fqi_mul_u64(a, b, &a) ? a : UINT64_MAX; }
+static inline uint64_t fqi_size_plus(uint64_t a, uint64_t b) { return fqi_add_u64(a, b, &a) ? a : UINT64_MAX; }
+
 /* One call of fqi_layer_forward. */
 typedef struct fqi_pass {
     const fqi_compute *c;
@@ -48,9 +54,9 @@ void fqi_pass_tap(const fqi_pass *p, fqi_tap_point point, int64_t expert, const 
 int fqi_pass_threads(const fqi_pass *p, size_t n);
 
 /* Floats that one thread needs for sequences of n_position. */
-size_t fqi_attention_floats(const fqi_decoder *d, int64_t n_position);
-/* work->k and v of the batch go to the caches. */
-void fqi_attention_append(const fqi_pass *p);
+uint64_t fqi_attention_floats(const fqi_decoder *d, int64_t n_position);
+/* Row `token` of work->k and v goes to the cache of its span, as key number `position`. */
+void fqi_attention_append(const fqi_pass *p, const fqi_kv *kv, size_t token, int64_t position);
 /* work->q against the caches -> work->attention. */
 void fqi_attention_run(const fqi_pass *p);
 
