@@ -71,8 +71,8 @@ static void percentiles(out_table *t, const fq_eval_report *r)
     plain_row(t, "  largest", r->kld_max);
     for (size_t i = 0; i < FQ_N_PERCENTILE; i++) {
         char what[32];
-        if (fabs(fq_percentile[i] - 0.5) < 1e-9) snprintf(what, sizeof what, "  median");
-        else snprintf(what, sizeof what, "  %.1f %%", 100 * fq_percentile[i]);
+        if (fabs(fq_percentile(i) - 0.5) < 1e-9) snprintf(what, sizeof what, "  median");
+        else snprintf(what, sizeof what, "  %.1f %%", 100 * fq_percentile(i));
         plain_row(t, what, r->kld_percentile[i]);
     }
     plain_row(t, "  smallest", r->kld_min);
@@ -148,7 +148,7 @@ static json_t *kld_json(const fq_eval_report *r)
     out_put_real(o, "max", r->kld_max);
     for (size_t i = 0; i < FQ_N_PERCENTILE; i++) {
         json_t *pair = json_array();
-        out_append(pair, json_real(fq_percentile[i]));
+        out_append(pair, json_real(fq_percentile(i)));
         out_append(pair, json_real(r->kld_percentile[i]));
         out_append(list, pair);
     }

@@ -476,7 +476,8 @@ typedef struct fq_eval_options {
 } fq_eval_options;
 
 #define FQ_N_PERCENTILE 9
-extern const double fq_percentile[FQ_N_PERCENTILE];   /* 0.999 0.99 0.95 0.90 0.50 0.10 0.05 0.01 0.001 */
+/* The shares that kld_percentile is of: 0.999 0.99 0.95 0.90 0.50 0.10 0.05 0.01 0.001. i < FQ_N_PERCENTILE. */
+double fq_percentile(size_t i);
 
 /* Definitions: src/eval/stats.h. Fields of the reference are 0 without one. */
 typedef struct fq_eval_report {

@@ -12,7 +12,9 @@
 
 #define LOG_P_CUT (-16.0)   /* llama.cpp, tools/perplexity: less likely tokens of the reference are left out of the KLD */
 
-const double fq_percentile[FQ_N_PERCENTILE] = { 0.999, 0.99, 0.95, 0.90, 0.50, 0.10, 0.05, 0.01, 0.001 };
+static const double shares[FQ_N_PERCENTILE] = { 0.999, 0.99, 0.95, 0.90, 0.50, 0.10, 0.05, 0.01, 0.001 };
+
+double fq_percentile(size_t i) { return i < FQ_N_PERCENTILE ? shares[i] : 0; }
 
 typedef struct pair { double nll, kld; float logit_diff; bool same_top; } pair;
 
@@ -156,7 +158,7 @@ static void report_kld(const fqi_eval_stats *s, size_t n, fq_eval_report *out)
     qsort(sorted, n, sizeof *sorted, by_value);
     out->kld_min = sorted[0];
     out->kld_max = sorted[n - 1];
-    for (size_t k = 0; k < FQ_N_PERCENTILE; k++) out->kld_percentile[k] = percentile(sorted, n, fq_percentile[k]);
+    for (size_t k = 0; k < FQ_N_PERCENTILE; k++) out->kld_percentile[k] = percentile(sorted, n, shares[k]);
 }
 
 void fqi_eval_stats_report(const fqi_eval_stats *s, size_t n, fq_eval_report *out)
