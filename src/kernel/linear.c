@@ -206,7 +206,13 @@ void fqi_matmul(const fqi_compute *c, const fqi_matrix *w, const float *bias, co
 #pragma omp parallel num_threads(n_thread_for(c, w, n_token, n_block))
     {
         omp_set_num_threads(1);   /* of this task only: a region of one thread is none to the BLAS, which would start its own */
+        if (u.block == few_block) {
+            /* neighbours to the same thread: where it goes on at another address, memory takes a microsecond to come up to speed again */
+#pragma omp for schedule(guided)
+            for (int64_t b = 0; b < n_block; b++) multiply_block(c, w, bias, x, n_token, y, ldy, &u, b);
+        } else {
 #pragma omp for schedule(dynamic)
-        for (int64_t b = 0; b < n_block; b++) multiply_block(c, w, bias, x, n_token, y, ldy, &u, b);
+            for (int64_t b = 0; b < n_block; b++) multiply_block(c, w, bias, x, n_token, y, ldy, &u, b);
+        }
     }
 }
