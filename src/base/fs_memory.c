@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define TEXT_MAX 8192
@@ -126,4 +127,15 @@ uint64_t fqi_memory_available(void)
     read_text("/proc/meminfo", text);
     field_kib(text, "MemAvailable", &machine);
     return machine < cgroup ? machine : cgroup;
+}
+
+uint64_t fqi_address_space_left(void)
+{
+    char text[TEXT_MAX];
+    uint64_t mapped = 0;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+    read_text("/proc/self/status", text);
+    if (!field_kib(text, "VmSize", &mapped)) return UINT64_MAX;
+    return limit.rlim_cur > mapped ? limit.rlim_cur - mapped : 0;
 }

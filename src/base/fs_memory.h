@@ -13,5 +13,7 @@ void fqi_memory_trim(void);
 /* Bytes that this process could take without pushing others out: the machine's MemAvailable, or what a memory cgroup still allows if that
  * is less. UINT64_MAX if the system does not say. */
 uint64_t fqi_memory_available(void);
+/* Bytes of address space that the process may still map (ulimit -v). UINT64_MAX without a limit. */
+uint64_t fqi_address_space_left(void);
 
 #endif

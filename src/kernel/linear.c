@@ -6,15 +6,15 @@
  *
  * A product is cut into blocks of rows and of tokens, by its shape and never by the number of threads; blocks are dealt to threads
  * as they come free, and what a block computes does not depend on who does it. Inside a parallel region an OpenMP BLAS stays on
- * the calling thread; another flavour is told so once. */
+ * the calling thread; another flavour is told so when it is loaded (blas.c). */
 #include "kernel/linear.h"
 
-#include <cblas.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/fs_memory.h"
 #include "kernel/scalar.h"
 
 #define PANEL_ROWS 512
@@ -48,17 +48,30 @@ uint64_t fqi_compute_bytes(int n_thread, int64_t max_cols)
     return fqi_mul_u64(bytes, (uint64_t)n_thread, &bytes) ? bytes : UINT64_MAX;
 }
 
+/* Where the address space is limited the BLAS gets its buffers now, while there is room for certain: it would wait for them for ever. */
+static void take_buffers(const fqi_compute *c)
+{
+    enum { N = 128 };   /* more than SMALL_WORK */
+    if (fqi_address_space_left() == UINT64_MAX) return;
+    memset(c->panel, 0, (size_t)c->n_thread * c->panel_floats * sizeof *c->panel);
+#pragma omp parallel num_threads(c->n_thread)
+    {
+        float *x = c->panel + (size_t)omp_get_thread_num() * c->panel_floats;
+        c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, N, N, N, 1.0f, x, N, x + N * N, N, 0.0f, x + 2 * N * N, N);
+    }
+}
+
 fq_status fqi_compute_create(fqi_order order, fq_dtype served, int n_thread, int64_t max_cols, fqi_compute *out, fq_err *e)
 {
     fqi_compute c = { .order = order, .served = served, .n_thread = n_thread };
     uint64_t each, bytes;
     FQI_TRY(fqi_kernels_choose(&c.kernel, e));
+    if (order == FQI_ORDER_FAST) FQI_TRY(fqi_blas_load(&c.blas, e));
     if (!panel_bytes(max_cols, &each) || !fqi_mul_u64(each, (uint64_t)n_thread, &bytes) || bytes > PTRDIFF_MAX - 63) return fqi_fail_nomem(e, "panels");
     c.panel_floats = (size_t)each / sizeof(float);
     c.panel = aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64);
     if (!c.panel) return fqi_fail_nomem(e, "panels");
-    /* 2 = OpenMP: single-threaded inside our regions by itself. 1 = a pool of its own, which would run beside our threads. */
-    if (openblas_get_parallel() == 1) openblas_set_num_threads(1);
+    if (order == FQI_ORDER_FAST) take_buffers(&c);
     *out = c;
     return FQ_OK;
 }
@@ -95,7 +108,7 @@ static void fast_block(const fqi_compute *c, const fqi_matrix *w, const float *x
         const bool ready = w->dtype == FQ_DTYPE_F32;
         for (size_t r = r0; !ready && r < r1; r++)
             c->kernel->widen((const unsigned char *)row_at(w, r) + k0 * size, w->dtype, panel + (r - r0) * k, k);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n_token, (blasint)(r1 - r0), (blasint)k, 1.0f, x + k0, (blasint)cols,
+        c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n_token, (blasint)(r1 - r0), (blasint)k, 1.0f, x + k0, (blasint)cols,
                     ready ? (const float *)row_at(w, r0) + k0 : panel, (blasint)(ready ? cols : k), k0 > 0 ? 1.0f : 0.0f, y + r0, (blasint)ldy);
     }
 }

@@ -5,10 +5,11 @@
  *             do the bits); few tokens: own kernels straight from the stored weights (lanes order), bound by memory bandwidth
  *     fixed   sequence order (kernel.h) for any number of tokens: bits depend on nothing but the numbers
  *
- * The only file that calls the BLAS. Threads are OpenMP's. */
+ * The only part that calls the BLAS. Threads are OpenMP's. */
 #ifndef FITQ_KERNEL_LINEAR_H
 #define FITQ_KERNEL_LINEAR_H
 
+#include "kernel/blas.h"
 #include "kernel/kernel.h"
 
 #define FQI_FEW_TOKENS 4   /* up to here reading the weights costs more than multiplying; with one more, bits may change in fast order */
@@ -19,6 +20,7 @@ typedef enum fqi_order { FQI_ORDER_FAST, FQI_ORDER_FIXED } fqi_order;
 typedef struct fqi_compute {
     const fqi_kernels *kernel;
     fqi_order order;
+    fqi_blas blas;        /* of fast order */
     fq_dtype served;      /* F32, or F16 / BF16: every result that an engine would hold in that type is rounded to it */
     int n_thread;         /* >= 1 */
     float *panel;         /* scratch of fqi_matmul: n_thread * panel_floats, 64-byte aligned; owned */
