@@ -80,22 +80,38 @@ static void note(faults *f, const char *rule, uint64_t first, uint64_t count, fl
     f->count += count;
 }
 
-/* Exact: x holds numbers of the type, or infinities. */
-static void narrow(const float *x, fq_dtype type, uint16_t *out, size_t n)
+static inline uint16_t bf16_bits(float x)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t u, v;
-        memcpy(&u, &x[i], sizeof u);
-        if (type == FQ_DTYPE_BF16) {
-            out[i] = (uint16_t)(u >> 16);
-            continue;
-        }
-        const uint32_t a = u & 0x7fffffffu, sign = (u >> 16) & 0x8000u;
-        const float shifted = fabsf(x[i]) + 0.5f;   /* subnormals of F16 are multiples of the last place of a float from 0.5 on */
-        memcpy(&v, &shifted, sizeof v);
-        const uint32_t half = a >= 0x7f800000u ? 0x7c00u : a < 0x38800000u ? v - 0x3f000000u : (a - 0x38000000u) >> 13;
-        out[i] = (uint16_t)(sign | half);
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return (uint16_t)(u >> 16);
+}
+
+static inline uint16_t f16_bits(float x)
+{
+    uint32_t u, v;
+    memcpy(&u, &x, sizeof u);
+    const uint32_t a = u & 0x7fffffffu, small = 0u - (uint32_t)(a < 0x38800000u), huge = 0u - (uint32_t)(a >= 0x7f800000u);
+    const float shifted = fabsf(x) + 0.5f;   /* subnormals of F16 are multiples of the last place of a float from 0.5 on */
+    memcpy(&v, &shifted, sizeof v);
+    const uint32_t half = (((a - 0x38000000u) >> 13) & ~small & ~huge) | ((v - 0x3f000000u) & small) | (0x7c00u & huge);
+    return (uint16_t)((u >> 16 & 0x8000u) | half);
+}
+
+/* Exact: x holds numbers of the type, or infinities. Without branches and by a number that is known, so that compilers make vectors of it. */
+static void narrow(const float *restrict x, fq_dtype type, uint16_t *restrict out, size_t n)
+{
+    enum { STEP = 32 };
+    size_t i = 0;
+    if (type == FQ_DTYPE_BF16) {
+        for (; i + STEP <= n; i += STEP)
+            for (size_t k = 0; k < STEP; k++) out[i + k] = bf16_bits(x[i + k]);
+        for (; i < n; i++) out[i] = bf16_bits(x[i]);
+        return;
     }
+    for (; i + STEP <= n; i += STEP)
+        for (size_t k = 0; k < STEP; k++) out[i + k] = f16_bits(x[i + k]);
+    for (; i < n; i++) out[i] = f16_bits(x[i]);
 }
 
 /* At most FQI_WEIGHTS_BLOCK elements, `done` before them. A value that is not finite is told from one that the served type cannot hold:

@@ -11,11 +11,13 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "base/checked.h"
 #include "model/weights_table.h"
 
+#define HUGE_PAGE ((size_t)2 << 20)
 #define POLL_NS 50000000L   /* how often a waiting caller asks whether the run was cancelled */
 
 typedef struct slot {
@@ -278,6 +280,17 @@ fq_status fqi_weights_measure(const fq_ckpt *c, const fqi_decoder *d, fq_dtype s
     return FQ_OK;
 }
 
+/* Large pages where the system has them: touching new memory costs more than reading the file, and a product with one token walks
+ * through all of it. */
+static void *reserve(uint64_t bytes)
+{
+    const size_t unit = bytes < 16 * HUGE_PAGE ? FQI_WEIGHTS_ALIGN : HUGE_PAGE;
+    if (bytes > SIZE_MAX / 2) return NULL;
+    void *p = aligned_alloc(unit, ((size_t)bytes + unit - 1) / unit * unit);
+    if (p && unit == HUGE_PAGE) (void)madvise(p, (size_t)bytes, MADV_HUGEPAGE);
+    return p;
+}
+
 static fq_status allocate(fqi_weights *w, fq_err *e)
 {
     uint64_t head = w->table.head_row_bytes * (uint64_t)w->o.head_rows;
@@ -285,10 +298,10 @@ static fq_status allocate(fqi_weights *w, fq_err *e)
     if (!w->slot) return fqi_fail_nomem(e, "layers");
     for (size_t i = 0; i < w->o.n_slot; i++) {
         w->slot[i].held = -1;
-        w->slot[i].memory = aligned_alloc(FQI_WEIGHTS_ALIGN, (size_t)w->table.slot_bytes);
+        w->slot[i].memory = reserve(w->table.slot_bytes);
         if (!w->slot[i].memory) return fqi_fail_nomem(e, "weights of a layer");
     }
-    w->head = head < SIZE_MAX / 2 ? aligned_alloc(FQI_WEIGHTS_ALIGN, (size_t)(head + FQI_WEIGHTS_ALIGN - 1) / FQI_WEIGHTS_ALIGN * FQI_WEIGHTS_ALIGN) : NULL;
+    w->head = reserve(head);
     if (!w->head) return fqi_fail_nomem(e, "output head");
     FQI_TRY(fqi_materialiser_init(&w->caller, w->ckpt, w->o.served, w->o.run->io, w->table.chunk, e));
     FQI_TRY(fqi_materialiser_init(&w->reader, w->ckpt, w->o.served, w->o.run->io, w->table.chunk, e));
