@@ -3,12 +3,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "output.h"
+#include "signals.h"
+
+#define INPUT_MAX_BYTES ((size_t)1 << 30)   /* as the library takes texts; /dev/zero has no end */
 
 int input_failed(const char *name, const char *what, int err)
 {
@@ -24,23 +28,45 @@ int input_no_memory(const char *name)
     return out_error(&e);
 }
 
-/* Everything to the end of a file or a pipe. */
+static int too_long(const char *name)
+{
+    fq_err e = { .code = FQ_E_INPUT };
+    snprintf(e.text, sizeof e.text, "%.1024s: file-size: found more than %zu bytes, expected at most that", name, INPUT_MAX_BYTES);
+    return out_error(&e);
+}
+
+/* Everything to the end of a file or a pipe, at most INPUT_MAX_BYTES of it. read() is called only when something is there: a signal
+ * interrupts poll(), whatever SA_RESTART says, and a pipe that nobody writes to can be given up. */
 static int read_all(int fd, input *in)
 {
     for (;;) {
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+        if (poll(&p, 1, -1) < 0 && errno != EINTR) return input_failed(in->name, "poll", errno);
+        if (signals_cancelled(NULL)) return -FQ_E_CANCELLED;
+        if (p.revents == 0) continue;
+        if (in->n > INPUT_MAX_BYTES) return too_long(in->name);
         if (in->n == in->cap) {
             size_t cap = in->cap == 0 ? 65536 : in->cap * 2;
-            char *s = cap > in->cap ? realloc(in->s, cap) : NULL;
+            char *s = realloc(in->s, cap);
             if (s == NULL) return input_no_memory(in->name);
             in->s = s;
             in->cap = cap;
         }
         ssize_t got = read(fd, in->s + in->n, in->cap - in->n);
-        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (got < 0) return input_failed(in->name, "read", errno);
         if (got == 0) return 0;
         in->n += (size_t)got;
     }
+}
+
+/* Opening a FIFO waits for its writer, and SA_RESTART begins that again after every signal: it is opened without waiting. read_all then
+ * waits in poll(), which tells a pipe that has had no writer yet from one whose last writer has gone. */
+static int open_input(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+    if (flags >= 0) (void)fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+    return fd;
 }
 
 int input_read(const char *path, input *in)
@@ -50,7 +76,7 @@ int input_read(const char *path, input *in)
         return read_all(STDIN_FILENO, in);
     }
     in->name = path;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open_input(path);
     if (fd < 0) return input_failed(path, "open", errno);
     int status = read_all(fd, in);
     close(fd);
