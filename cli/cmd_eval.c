@@ -48,7 +48,8 @@ typedef struct figure { char s[48]; } figure;
 static figure number(double x)
 {
     figure f;
-    if (fabs(x) < 1e-300) snprintf(f.s, sizeof f.s, "0");
+    if (isinf(x)) snprintf(f.s, sizeof f.s, "above 1e308");   /* exp of a mean of more than 709: not a number, but an answer */
+    else if (fabs(x) < 1e-300) snprintf(f.s, sizeof f.s, "0");
     else snprintf(f.s, sizeof f.s, fabs(x) < 1e-4 ? "%.3e" : "%.6f", x);
     return f;
 }

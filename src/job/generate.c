@@ -295,6 +295,17 @@ static fq_status check_feed(const fq_generator *g, const uint32_t *ids, size_t n
     return FQ_OK;
 }
 
+/* The model before a message about numbers, which names only a layer or an id. */
+static fq_status name_model(const fq_generator *g, fq_status s, const fq_err *why, fq_err *e)
+{
+    if (s == FQ_OK || !e) return s;
+    *e = *why;
+    if (s != FQ_E_NUMERIC) return s;
+    fqi_fail(e, s, FQI_FILE(g->model.ckpt->info.path), NULL, "%s", why->text);
+    memcpy(e->rule, why->rule, sizeof e->rule);
+    return s;
+}
+
 /* n <= g->block tokens at position pos through all layers; g->x holds their hidden states then. */
 static fq_status run_block(fq_generator *g, const uint32_t *ids, size_t n, int64_t pos, fq_err *e)
 {
@@ -303,7 +314,9 @@ static fq_status run_block(fq_generator *g, const uint32_t *ids, size_t n, int64
         fqi_span span = { .n = n, .pos = pos, .kv = g->kv[i] };
         fqi_batch batch = { .span = &span, .n_span = 1, .n_token = n };
         if (cancelled(g)) return fqi_fail(e, FQ_E_CANCELLED, NULL, "cancelled", "stopped on request");
-        FQI_TRY(fqi_layer_forward(&g->compute, &g->model.decoder, &g->rope, g->layer[i], i, &batch, g->x, g->work, NULL, e));
+        fq_err why = { 0 };
+        fq_status s = fqi_layer_forward(&g->compute, &g->model.decoder, &g->rope, g->layer[i], i, &batch, g->x, g->work, NULL, &why);
+        FQI_TRY(name_model(g, s, &why, e));
     }
     return FQ_OK;
 }
@@ -341,7 +354,8 @@ fq_status fq_generator_next(fq_generator *g, uint32_t *id, fq_err *e)
     uint32_t chosen = 0;
     if (!g->has_logits) return fqi_fail(e, FQ_E_USAGE, NULL, "generator", "found no token to continue, expected one to be fed first");
     if (g->info.n_token == g->context) return check_feed(g, &chosen, 1, e);   /* before the draw: a call that fails changes nothing */
-    FQI_TRY(fqi_sampler_choose(&g->sampler, g->logits, &chosen, e));
+    fq_err why = { 0 };
+    FQI_TRY(name_model(g, fqi_sampler_choose(&g->sampler, g->logits, &chosen, &why), &why, e));
     FQI_TRY(fq_generator_feed(g, &chosen, 1, e));
     *id = chosen;
     return FQ_OK;

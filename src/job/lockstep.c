@@ -210,7 +210,7 @@ static fq_status name_model(const lockstep *s, size_t i, fq_status status, const
 {
     if (status == FQ_OK || !e) return status;
     *e = *why;
-    if (status != FQ_E_NUMERIC || strstr(why->text, s->l->ckpt[i]->info.path)) return status;
+    if (status != FQ_E_NUMERIC) return status;
     fqi_fail(e, status, FQI_FILE(s->l->ckpt[i]->info.path), NULL, "%s", why->text);
     memcpy(e->rule, why->rule, sizeof e->rule);
     return status;

@@ -76,7 +76,7 @@ static fq_status find_max(const float *logits, size_t n, uint32_t *at, fq_err *e
     size_t best = 0;
     for (size_t i = 0; i < n; i++) {
         if (!isfinite(logits[i]))
-            return fqi_fail(e, FQ_E_NUMERIC, NULL, "logits", "found %g as the logit of id %zu, expected finite numbers", (double)logits[i], i);
+            return fqi_fail(e, FQ_E_NUMERIC, NULL, "logits", "found %s as the logit of id %zu, expected finite numbers", isnan(logits[i]) ? "NaN" : "infinity", i);
         if (logits[i] > logits[best]) best = i;
     }
     *at = (uint32_t)best;
