@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Breaks `fitq pad` in every way that a machine can, and checks what is left.
+"""Breaks `fitq pad`, and the commands that run a model, in every way that a machine can, and checks what is left.
 
     fault.py [--full] [--budget SECONDS] [--seed N] [--jobs N] [--only GROUP,...] [--list] [--work DIR]
 
@@ -803,9 +803,98 @@ def plan_resume(lab, rng, full):
     yield "resume-damaged", "weights gone", (resume_damaged, (lab, gone(shard)), {})
 
 
+# ---- running a model ----------------------------------------------------------------------------------------------------
+
+
+RUN_FAILURES = [
+    ("alloc", errno.ENOMEM, [NOMEM]), ("thread", errno.EAGAIN, [NOMEM, IO]), ("open", errno.EIO, [IO]), ("open", errno.EMFILE, [IO]),
+    ("read", errno.EIO, [IO]), ("write", errno.ENOSPC, [IO]), ("write", errno.EIO, [IO]), ("trunc", errno.ENOSPC, [IO]), ("stat", errno.EIO, [IO, 3]),
+]
+
+
+def run_commands(lab):
+    """{name: arguments}. SCRATCH stands for a folder of the experiment. With --exact no BLAS is loaded: its constructors and those of the
+    Fortran library end the process, or crash, where they get no memory. verify loads it: see run_model."""
+    ids, small, padded = (os.path.join(lab.work, n) for n in ("ids", "small-ids", "padded"))
+    for path, n in ((ids, 1536), (small, 16)):
+        with open(path, "w") as f:
+            f.write(" ".join(str(i * 37 % 2000) for i in range(n)))
+    r = lab.run(["pad", lab.src, "-o", padded] + lab.variants["new"][1])
+    need(r.code == 0, "padding for verify: " + brief(r))
+    eval_small = ["eval", lab.src, "--ids", small, "--context", "8", "--threads", "1", "--exact", "--json", "--quiet"]
+    on_disk = ["eval", lab.src, "--reference", lab.src2, "--ids", ids, "--context", "64", "--threads", "1", "--exact", "--json", "--quiet", "--scratch", "SCRATCH"]
+    commands = {
+        "eval": eval_small, "eval-reference": eval_small + ["--reference", lab.src2],
+        "verify": ["verify", lab.src, padded, "--ids", small, "--context", "8", "--threads", "1", "--json", "--quiet"],
+        "generate": ["generate", lab.src, "--prompt", "hello there", "-n", "3", "--temperature", "1", "--threads", "1", "--exact", "--quiet"],
+    }
+    least = re.search(r"at least (\d+) MiB", lab.run(on_disk + ["--memory", "1MiB"]).err)
+    if least:   # a few MiB more: under the shim and under sanitizers the process is larger each time
+        commands["eval-disk"] = on_disk + ["--memory", str(int(least.group(1)) + 1) + "MiB"]
+    return commands
+
+
+def without_times(text):
+    return re.sub(r'"(seconds|tokens_per_second|\w*_bytes)": [^\n]*', "", text)
+
+
+def run_model(lab, args, want, fault, codes, may_succeed=True):
+    """The documented exit status and one error line, or exactly the undisturbed output; nothing is left in the scratch folder."""
+    d = lab.folder()
+    try:
+        r = lab.run([a.replace("SCRATCH", d) for a in args], fault, extra_env={"TMPDIR": d, "GOMP_SPINCOUNT": "1000"})
+        if args[0] == "verify" and fault["class"] == "alloc" and r.code == -signal.SIGSEGV and fault.get("sticky"):
+            raise NotApplicable
+        check_sane(r)
+        need(not os.listdir(d), f"left in the scratch folder: {os.listdir(d)}")
+        if r.code == 0 and (may_succeed or r.hits == 0):
+            need(without_times(r.out) == want, "exit 0, but the output is another one: " + r.out[:200])
+            return r
+        # memory that a loader or an OpenMP runtime could not have is outside of the program
+        if "libgomp" in r.err or "Operating system error" in r.err or "fitq: blas: " in r.err:
+            raise NotApplicable
+        other = fault["class"] == "alloc" and (r.code == IO and "start a thread" in r.err or r.code == 3 and ": link-leaves-folder: " in r.err)
+        need(r.code in codes or other, f"expected {codes}, " + brief(r))
+        if r.code > 0:
+            check_error_line(r)
+        return r
+    finally:
+        shutil.rmtree(d, ignore_errors=True)
+
+
+def plan_running(lab, rng, full):
+    for name, args in run_commands(lab).items():
+        want, counts = None, {}
+        d = lab.folder()
+        r = lab.run([a.replace("SCRATCH", d) for a in args], {"class": "alloc", "nth": 0}, extra_env={"TMPDIR": d, "GOMP_SPINCOUNT": "1000"})
+        os.rmdir(d)
+        need(r.code == 0, f"undisturbed {name}: " + brief(r))
+        want, counts = without_times(r.out), r.counts
+        if name == "eval-disk" and counts["write"] == 0:
+            print("fault.py: eval keeps its hidden states in memory here: scratch files are tested by unit tests only")
+            continue
+        for cls, err, codes in RUN_FAILURES:
+            for sticky in (0, 1):
+                for n in pick(rng, counts[cls], full):
+                    fault = {"class": cls, "nth": n, "errno": err, "sticky": sticky}
+                    yield "run-" + cls, "%s %s %s %d%s" % (name, cls, errno.errorcode[err], n, "+" if sticky else ""), (
+                        run_model, (lab, args, want, fault, codes), {})
+        for every in (1, 2, 3):
+            for cls in ("read", "write"):
+                yield "run-short", f"{name} {cls} every {every}", (run_model, (lab, args, want, {"class": cls, "every": every, "mode": "short"}, []), {})
+                if every > 1:
+                    yield "run-eintr", f"{name} {cls} every {every}", (
+                        run_model, (lab, args, want, {"class": cls, "every": every, "errno": errno.EINTR}, []), {})
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            for cls in ("read", "alloc"):
+                for n in sorted(rng.sample(range(1, counts[cls] + 1), min(counts[cls], 25))):
+                    yield "run-signal", f"{name} {sig.name} at {cls} {n}", (
+                        run_model, (lab, args, want, {"class": cls, "nth": n, "mode": "signal", "errno": int(sig)}, [-sig, 128 + sig]), {})
+
+
 # ---- running them ----------------------------------------------------------------------------------------------------------
 
-PLANS = [plan_refusals, plan_surroundings, plan_nuisances, plan_resume, plan_changes, plan_limits, plan_signals, plan_full_disk,
+PLANS = [plan_running, plan_refusals, plan_surroundings, plan_nuisances, plan_resume, plan_changes, plan_limits, plan_signals, plan_full_disk,
          plan_kills, plan_faults]
 
 
