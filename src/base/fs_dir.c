@@ -20,7 +20,9 @@
 bool fqi_path_exists(const char *path)
 {
     struct stat st;
-    return lstat(path, &st) == 0;
+    /* A disk that fails has not said that there is nothing: whoever opens it next gets the error, and a fitted checkpoint is not taken for
+     * one without fitq.json. */
+    return lstat(path, &st) == 0 || errno == EIO;
 }
 
 bool fqi_path_is_link(const char *path)
