@@ -108,12 +108,15 @@ fq_status fqi_json_parse(const char *text, size_t n, const char *file, json_t **
     FQI_TRY(check_syntax(text, n, file, e));
     errno = 0;
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &err);
+    /* jansson's lexer does not look whether its buffer grew: a byte of a string is missing then, or it finds a syntax error */
+    if (errno == ENOMEM) {
+        json_decref(root);
+        return fqi_fail_nomem(e, file);
+    }
     if (root != NULL) {
         *out = root;
         return FQ_OK;
     }
-    /* jansson's lexer calls an allocation that failed a syntax error */
-    if (errno == ENOMEM) return fqi_fail_nomem(e, file);
     /* The syntax was checked above: whatever else jansson finds wrong with it is a token that its memory could not hold. */
     enum json_error_code code = json_error_code(&err);
     if ((code != json_error_duplicate_key && code != json_error_numeric_overflow) || err.position < 0) return fqi_fail_nomem(e, file);

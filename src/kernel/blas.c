@@ -41,8 +41,8 @@ fq_status fqi_blas_load(fqi_blas *out, fq_err *e)
     if (!library) FQI_TRY(check_room(e));
     if (!library) library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!library) {
-        const char *why = dlerror();
-        if (why && strstr(why, "memory")) return fqi_fail_nomem(e, LIBRARY);
+        const char *why = dlerror();   /* "cannot create shared object descriptor" is glibc without memory as well */
+        if (why && (strstr(why, "memory") || strstr(why, "cannot create"))) return fqi_fail_nomem(e, LIBRARY);
         return fqi_fail(e, FQ_E_IO, NULL, "blas", "found %s, expected " LIBRARY " (Debian: libopenblas0-openmp)", fqi_escape(shown, why ? why : "nothing"));
     }
     bool all = find(library, "cblas_sgemm", &b.sgemm, sizeof b.sgemm) && find(library, "openblas_get_parallel", &parallel, sizeof parallel) &&
