@@ -29,6 +29,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -298,20 +299,36 @@ static void run_command(void)
 
 enum verdict { GO_ON, FAIL, SHORT };
 
-static const char *const foreign[] = { "libgomp", "libomp", "libopenblas", "libgfortran", "libquadmath" };
+static const char *const foreign[] = { "libgomp", "libomp", "libopenblas", "libgfortran", "libquadmath", NULL };
+static const char *const between[] = { "libc.", "libm.", "libpthread.", "ld-linux", NULL };   /* they call for somebody */
 
-/* Does code at this address belong to one of foreign[]? */
-static bool is_foreign(const void *caller)
+/* Does code at this address belong to a library whose file name begins like one of these? */
+static bool belongs_to(const void *at, const char *const *begin)
 {
     Dl_info info;
-    int err = errno;
-    bool found = dladdr(caller, &info) && info.dli_fname;
-    errno = err;
-    if (!found) return false;
+    if (!dladdr(at, &info) || !info.dli_fname) return false;
     const char *slash = strrchr(info.dli_fname, '/'), *name = slash ? slash + 1 : info.dli_fname;
-    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
-        if (strncmp(name, foreign[i], strlen(foreign[i])) == 0) return true;
+    for (; *begin; begin++)
+        if (strncmp(name, *begin, strlen(*begin)) == 0) return true;
     return false;
+}
+
+/* Was this call made for one of foreign[], by itself or through libc? */
+static bool is_foreign(const void *caller)
+{
+    int err = errno;
+    bool yes = belongs_to(caller, foreign);
+    if (!yes && belongs_to(caller, between)) {
+        void *frame[32];
+        inside = true;
+        int n = backtrace(frame, 32), i = 0;
+        inside = false;
+        while (i < n && frame[i] != caller) i++;
+        while (i < n && belongs_to(frame[i], between)) i++;
+        yes = i < n && belongs_to(frame[i], foreign);
+    }
+    errno = err;
+    return yes;
 }
 
 /* One call of class c happens now. also_modifies: it belongs to "modify" too. */
@@ -386,7 +403,9 @@ static void configure(void)
 static int (*real_main)(int, char **, char **);
 static int wrapped_main(int argc, char **argv, char **envp)
 {
+    void *frame[1];
     configure();
+    (void)backtrace(frame, 1);   /* loads the unwinder, which must not happen inside a fault */
     atexit(write_audit);
     atomic_store(&S.active, true);
     return real_main(argc, argv, envp);
