@@ -5,7 +5,7 @@
  * keys, and numbers that fit no C type. */
 #include "format/json_tree.h"
 
-#include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,14 +102,39 @@ static fq_status fail_refused(const char *text, size_t n, const char *file, size
     return s;
 }
 
+/* jansson's lexer does not look whether its buffer grew: without memory a byte of a string is missing, or a syntax error is found. Its
+ * allocator, whichever the process has given it, is therefore watched; what it returns and how it is freed stay the same. */
+static json_malloc_t watched_malloc;
+static _Thread_local bool without_memory;
+
+static void *watching_malloc(size_t n)
+{
+    void *p = watched_malloc(n);
+    if (p == NULL) without_memory = true;
+    return p;
+}
+
+static void begin_watching(void)
+{
+    json_free_t give_back;
+    json_get_alloc_funcs(&watched_malloc, &give_back);
+    json_set_alloc_funcs(watching_malloc, give_back);
+}
+
+static void watch_memory(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, begin_watching);
+}
+
 fq_status fqi_json_parse(const char *text, size_t n, const char *file, json_t **out, fq_err *e)
 {
     json_error_t err;
     FQI_TRY(check_syntax(text, n, file, e));
-    errno = 0;
+    watch_memory();
+    without_memory = false;
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &err);
-    /* jansson's lexer does not look whether its buffer grew: a byte of a string is missing then, or it finds a syntax error */
-    if (errno == ENOMEM) {
+    if (without_memory) {
         json_decref(root);
         return fqi_fail_nomem(e, file);
     }
