@@ -1,4 +1,4 @@
-/* checked.h - arithmetic on numbers that came from a file: false when the result does not fit. */
+/* checked.h - arithmetic on numbers that came from a file: false when the result does not fit, or the largest number (fqi_sat_*). */
 #ifndef FITQ_BASE_CHECKED_H
 #define FITQ_BASE_CHECKED_H
 
@@ -11,6 +11,10 @@ static inline bool fqi_mul_u64(uint64_t a, uint64_t b, uint64_t *r) { return !__
 static inline bool fqi_add_i64(int64_t a, int64_t b, int64_t *r) { return !__builtin_add_overflow(a, b, r); }
 static inline bool fqi_mul_i64(int64_t a, int64_t b, int64_t *r) { return !__builtin_mul_overflow(a, b, r); }
 static inline bool fqi_mul_size(size_t a, size_t b, size_t *r) { return !__builtin_mul_overflow(a, b, r); }
+
+/* Sizes that only are compared or asked for: UINT64_MAX instead of what does not fit, which no budget and no allocation accepts. */
+static inline uint64_t fqi_sat_add(uint64_t a, uint64_t b) { return fqi_add_u64(a, b, &a) ? a : UINT64_MAX; }
+static inline uint64_t fqi_sat_mul(uint64_t a, uint64_t b) { return fqi_mul_u64(a, b, &a) ? a : UINT64_MAX; }
 
 /* Smallest multiple of unit that is >= n; unit > 0, n >= 0. False on overflow. */
 static inline bool fqi_round_up_i64(int64_t n, int64_t unit, int64_t *r)

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/checked.h"
 #include "base/mem.h"
 
 #define LOG_P_CUT (-16.0)   /* llama.cpp, tools/perplexity: less likely tokens of the reference are left out of the KLD */
@@ -55,7 +56,7 @@ void fqi_eval_stats_free(fqi_eval_stats *s)
 uint64_t fqi_eval_stats_bytes(size_t n_position, bool with_reference)
 {
     uint64_t row = sizeof(double) + (with_reference ? sizeof(pair) + sizeof(double) : 0);
-    return (uint64_t)n_position <= UINT64_MAX / row ? (uint64_t)n_position * row : UINT64_MAX;
+    return fqi_sat_mul(n_position, row);
 }
 
 /* ---- one position ---- */

@@ -52,8 +52,6 @@ struct fq_generator {
 
 /* ---- sizes ---- */
 
-static uint64_t plus(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
-static uint64_t times(uint64_t a, uint64_t b) { return b != 0 && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static fq_dtype served_dtype(fq_served s)
@@ -76,14 +74,15 @@ static fq_status measure(const fq_generator *g, const fq_generator_options *o, n
     const fq_model *m = &d->model;
     fqi_weights_size w;
     FQI_TRY(fqi_weights_measure(g->model.ckpt, d, served_dtype(o->served), &w, e));
-    needs n = { .weights = plus(times(w.slot_bytes, (uint64_t)m->num_hidden_layers), plus(times(w.head_row_bytes, (uint64_t)m->vocab_size), w.fixed_bytes)) };
-    n.caches = times(times(fqi_kv_floats(d, g->capacity), sizeof(float)), (uint64_t)m->num_hidden_layers);
-    n.rest = plus(fqi_layer_work_bytes(d, g->n_thread, g->block, g->context), fqi_compute_bytes(g->n_thread, max_cols(m)));
-    n.rest = plus(n.rest, times(times((uint64_t)g->context, (uint64_t)d->rope.dim), sizeof(float)));   /* cosines and sines, half each */
-    n.rest = plus(n.rest, times(times(g->block + 1, (uint64_t)m->hidden_size) + (uint64_t)g->n_vocab, sizeof(float)));
-    n.rest = plus(n.rest, plus(fqi_sampler_bytes(o->temperature, (size_t)g->n_vocab), CODE_BYTES));
-    n.rest = plus(n.rest, fqi_memory_now().resident);
-    n.total = plus(n.weights, plus(n.caches, n.rest));
+    needs n = { .weights = fqi_sat_add(fqi_sat_mul(w.slot_bytes, (uint64_t)m->num_hidden_layers), w.fixed_bytes) };
+    n.weights = fqi_sat_add(n.weights, fqi_sat_mul(w.head_row_bytes, (uint64_t)m->vocab_size));
+    n.caches = fqi_sat_mul(fqi_sat_mul(fqi_kv_floats(d, g->capacity), sizeof(float)), (uint64_t)m->num_hidden_layers);
+    n.rest = fqi_sat_add(fqi_layer_work_bytes(d, g->n_thread, g->block, g->context), fqi_compute_bytes(g->n_thread, max_cols(m)));
+    n.rest = fqi_sat_add(n.rest, fqi_sat_mul(fqi_sat_mul((uint64_t)g->context, (uint64_t)d->rope.dim), sizeof(float)));   /* cosines and sines, half each */
+    n.rest = fqi_sat_add(n.rest, fqi_sat_mul(fqi_sat_add(fqi_sat_mul(g->block + 1, (uint64_t)m->hidden_size), (uint64_t)g->n_vocab), sizeof(float)));
+    n.rest = fqi_sat_add(n.rest, fqi_sat_add(fqi_sampler_bytes(o->temperature, (size_t)g->n_vocab), CODE_BYTES));
+    n.rest = fqi_sat_add(n.rest, fqi_memory_now().resident);
+    n.total = fqi_sat_add(n.weights, fqi_sat_add(n.caches, n.rest));
     *out = n;
     return FQ_OK;
 }
@@ -92,7 +91,7 @@ static fq_status check_budget(const fq_generator *g, const needs *n, fq_err *e)
 {
     fqi_memory_trim();
     uint64_t resident = fqi_memory_now().resident, free_bytes = fqi_memory_available();
-    uint64_t limit = g->run->memory_bytes ? g->run->memory_bytes : plus(free_bytes, resident);
+    uint64_t limit = g->run->memory_bytes ? g->run->memory_bytes : fqi_sat_add(free_bytes, resident);
     if (n->total <= limit) return FQ_OK;
     return fqi_fail(e, FQ_E_NOMEM, FQI_FILE(g->model.ckpt->info.path), "memory-budget",
                     "found %llu MiB%s, expected at least %llu MiB: weights %llu, KV cache for %lld tokens %llu, the rest %llu", (unsigned long long)(limit / MIB),

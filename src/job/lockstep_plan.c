@@ -12,6 +12,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/fs_memory.h"
 #include "base/pipeline.h"
 
@@ -28,10 +29,6 @@
 #define LOGIT_BYTES (16 * MIB)  /* ...but cost nothing worth speaking of up to here, of one stream */
 #define CODE_BYTES (5 * MIB / 2) /* pages of code and stacks that are touched only when the work begins (measured) */
 #define N_BATCH_MAX 256
-
-/* Sums that saturate: a number too large for 64 bits fits no budget either. */
-static uint64_t plus(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
-static uint64_t times(uint64_t a, uint64_t b) { return b != 0 && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
 
 /* ---- lengths that the run uses too ---- */
 
@@ -84,7 +81,7 @@ void fqi_lockstep_layer_bytes(const fq_ckpt *c, uint64_t *bytes, size_t n_layer)
     memset(bytes, 0, n_layer * sizeof *bytes);
     for (size_t i = 0; i < c->n_tensor; i++) {
         const fqi_bound *b = &c->bound[i];
-        if (b->canonical && b->row && b->layer >= 0 && (size_t)b->layer < n_layer) bytes[b->layer] = plus(bytes[b->layer], c->tensor[i].bytes);
+        if (b->canonical && b->row && b->layer >= 0 && (size_t)b->layer < n_layer) bytes[b->layer] = fqi_sat_add(bytes[b->layer], c->tensor[i].bytes);
     }
 }
 
@@ -124,16 +121,16 @@ static size_t batch_tokens(const batch *b) { return b->window * b->block; }
 static uint64_t layers_bytes(const sizes *z, const batch *b)
 {
     const fqi_lockstep *l = z->l;
-    uint64_t sum = times(times(fqi_lockstep_kv_floats(l), sizeof(float)), b->window);
-    for (size_t i = 0; i < l->n_model; i++) sum = plus(sum, fqi_layer_work_bytes(l->decoder[i], z->n_thread, batch_tokens(b), (int64_t)l->n_context));
-    return plus(sum, times(batch_tokens(b), sizeof(fqi_row_diff)));
+    uint64_t sum = fqi_sat_mul(fqi_sat_mul(fqi_lockstep_kv_floats(l), sizeof(float)), b->window);
+    for (size_t i = 0; i < l->n_model; i++) sum = fqi_sat_add(sum, fqi_layer_work_bytes(l->decoder[i], z->n_thread, batch_tokens(b), (int64_t)l->n_context));
+    return fqi_sat_add(sum, fqi_sat_mul(batch_tokens(b), sizeof(fqi_row_diff)));
 }
 
-static uint64_t disk_buffers(const sizes *z, const batch *b) { return times(times(batch_tokens(b), z->hidden_row_bytes), z->l->n_pair ? 2 : 1); }
+static uint64_t disk_buffers(const sizes *z, const batch *b) { return fqi_sat_mul(fqi_sat_mul(batch_tokens(b), z->hidden_row_bytes), z->l->n_pair ? 2 : 1); }
 
 static uint64_t rope_bytes(const fqi_lockstep *l, size_t i)
 {
-    return times(times(l->n_context, (uint64_t)l->decoder[i]->rope.dim), sizeof(float));   /* a cosine and a sine for each half */
+    return fqi_sat_mul(fqi_sat_mul(l->n_context, (uint64_t)l->decoder[i]->rope.dim), sizeof(float));   /* a cosine and a sine for each half */
 }
 
 /* Elements of the largest matrix that one product takes whole. */
@@ -143,7 +140,7 @@ static uint64_t largest_matrix(const fqi_lockstep *l)
     for (size_t i = 0; i < l->n_model; i++) {
         const fq_model *m = &l->decoder[i]->model;
         int64_t rows = larger(m->num_attention_heads * m->head_dim, larger(m->intermediate_size, larger(m->moe_intermediate_size, m->shared_expert_intermediate_size)));
-        uint64_t n = times((uint64_t)m->hidden_size, (uint64_t)larger(rows, m->vocab_size < 512 ? m->vocab_size : 512));
+        uint64_t n = fqi_sat_mul((uint64_t)m->hidden_size, (uint64_t)larger(rows, m->vocab_size < 512 ? m->vocab_size : 512));
         most = n > most ? n : most;
     }
     return most;
@@ -156,10 +153,10 @@ static uint64_t compute_bytes(const sizes *z)
     uint64_t whole = fqi_compute_bytes(z->n_thread, fqi_lockstep_max_cols(l)), sum = 0, threads = (uint64_t)z->n_thread;
     bool used[2] = { false, false };
     for (size_t s = 0; s < l->n_stream; s++) used[l->stream[s].order == FQI_ORDER_FIXED] = true;
-    uint64_t fast = times(times(largest_matrix(l), 2 * sizeof(float)), threads);
-    uint64_t fixed = times(times((uint64_t)fqi_lockstep_max_cols(l) + 512, FQI_TILE * sizeof(float)), threads);
-    if (used[0]) sum = plus(sum, fast < whole ? fast : whole);
-    if (used[1]) sum = plus(sum, fixed < whole ? fixed : whole);
+    uint64_t fast = fqi_sat_mul(fqi_sat_mul(largest_matrix(l), 2 * sizeof(float)), threads);
+    uint64_t fixed = fqi_sat_mul(fqi_sat_mul((uint64_t)fqi_lockstep_max_cols(l) + 512, FQI_TILE * sizeof(float)), threads);
+    if (used[0]) sum = fqi_sat_add(sum, fast < whole ? fast : whole);
+    if (used[1]) sum = fqi_sat_add(sum, fixed < whole ? fixed : whole);
     return sum;
 }
 
@@ -173,16 +170,16 @@ static fq_status measure_model(sizes *z, size_t i, fq_err *e)
     for (size_t s = 0; s < l->n_stream; s++) n_stream += l->stream[s].model == i;
     z->slot[i] = w.slot_bytes;
     z->head_row[i] = w.head_row_bytes;
-    z->always = plus(z->always, plus(w.fixed_bytes, rope_bytes(l, i)));
-    z->act_bytes = plus(z->act_bytes, times(times(z->n_row, (uint64_t)m->hidden_size * sizeof(float)), n_stream));
-    z->logit_row_bytes = plus(z->logit_row_bytes, times((uint64_t)(m->vocab_size + m->hidden_size) * sizeof(float), n_stream));
+    z->always = fqi_sat_add(z->always, fqi_sat_add(w.fixed_bytes, rope_bytes(l, i)));
+    z->act_bytes = fqi_sat_add(z->act_bytes, fqi_sat_mul(fqi_sat_mul(z->n_row, (uint64_t)m->hidden_size * sizeof(float)), n_stream));
+    z->logit_row_bytes = fqi_sat_add(z->logit_row_bytes, fqi_sat_mul((uint64_t)(m->vocab_size + m->hidden_size) * sizeof(float), n_stream));
     z->vocab_max = larger(z->vocab_max, m->vocab_size);
     for (size_t t = 0; t < l->ckpt[i]->n_tensor; t++) {
         const fqi_bound *b = &l->ckpt[i]->bound[t];
-        if (b->canonical && b->row && b->layer >= 0) z->layer_bytes = plus(z->layer_bytes, l->ckpt[i]->tensor[t].bytes);
+        if (b->canonical && b->row && b->layer >= 0) z->layer_bytes = fqi_sat_add(z->layer_bytes, l->ckpt[i]->tensor[t].bytes);
     }
-    uint64_t head = times(w.head_row_bytes, (uint64_t)m->vocab_size);
-    z->head_bytes = plus(z->head_bytes, head);
+    uint64_t head = fqi_sat_mul(w.head_row_bytes, (uint64_t)m->vocab_size);
+    z->head_bytes = fqi_sat_add(z->head_bytes, head);
     /* two operations for each weight of two bytes */
     z->layer_flops += (double)w.slot_bytes * (double)m->num_hidden_layers * (double)z->n_row * (double)n_stream;
     z->head_flops += (double)head * (double)z->n_scored * (double)n_stream;
@@ -197,8 +194,8 @@ static fq_status measure(sizes *z, fq_err *e)
     z->n_thread = fqi_lockstep_n_thread(l->run);
     z->hidden_row_bytes = (uint64_t)fqi_lockstep_max_hidden(l) * sizeof(float);
     for (size_t i = 0; i < l->n_model; i++) FQI_TRY(measure_model(z, i, e));
-    z->always = plus(z->always, plus(compute_bytes(z), l->extra_bytes));
-    z->always = plus(z->always, CODE_BYTES);
+    z->always = fqi_sat_add(z->always, fqi_sat_add(compute_bytes(z), l->extra_bytes));
+    z->always = fqi_sat_add(z->always, CODE_BYTES);
     list_batches(z);
     for (size_t b = 0; b < z->n_batch; b++) z->batch_bytes[b] = layers_bytes(z, &z->batch[b]);
     return FQ_OK;
@@ -217,10 +214,10 @@ typedef struct way {
 
 static uint64_t common_bytes(const sizes *z, size_t n_slot, bool acts_in_memory)
 {
-    uint64_t sum = plus(z->always, acts_in_memory ? z->act_bytes : 0);
+    uint64_t sum = fqi_sat_add(z->always, acts_in_memory ? z->act_bytes : 0);
     for (size_t i = 0; i < z->l->n_model; i++) {
         size_t n_layer = (size_t)z->l->decoder[i]->model.num_hidden_layers;
-        sum = plus(sum, times(z->slot[i], n_slot < n_layer ? n_slot : n_layer));
+        sum = fqi_sat_add(sum, fqi_sat_mul(z->slot[i], n_slot < n_layer ? n_slot : n_layer));
     }
     return sum;
 }
@@ -230,14 +227,14 @@ static uint64_t head_panel_bytes(const sizes *z, int64_t rows)
     uint64_t sum = 0;
     for (size_t i = 0; i < z->l->n_model; i++) {
         int64_t n = z->l->decoder[i]->model.vocab_size;
-        sum = plus(sum, times(z->head_row[i], (uint64_t)(rows < n ? rows : n)));
+        sum = fqi_sat_add(sum, fqi_sat_mul(z->head_row[i], (uint64_t)(rows < n ? rows : n)));
     }
     return sum;
 }
 
 static uint64_t logit_bytes(const sizes *z, const way *w, size_t rows)
 {
-    return plus(times(rows, z->logit_row_bytes), w->acts_in_memory ? 0 : times(rows, z->hidden_row_bytes));
+    return fqi_sat_add(fqi_sat_mul(rows, z->logit_row_bytes), w->acts_in_memory ? 0 : fqi_sat_mul(rows, z->hidden_row_bytes));
 }
 
 /* False: the layers do not fit beside `common`. */
@@ -245,7 +242,7 @@ static bool choose_batch(const sizes *z, way *w, uint64_t common)
 {
     bool fits = false;
     for (size_t b = 0; b < z->n_batch; b++) {
-        uint64_t bytes = plus(common, plus(z->batch_bytes[b], w->acts_in_memory ? 0 : disk_buffers(z, &z->batch[b])));
+        uint64_t bytes = fqi_sat_add(common, fqi_sat_add(z->batch_bytes[b], w->acts_in_memory ? 0 : disk_buffers(z, &z->batch[b])));
         if (bytes > z->limit) break;
         w->batch = b;
         w->bytes = bytes;
@@ -262,19 +259,19 @@ static bool choose_head(const sizes *z, way *w, uint64_t common)
 {
     int64_t least = z->vocab_max < HEAD_ROWS_MIN ? z->vocab_max : HEAD_ROWS_MIN;
     w->head_rows = w->whole_head ? z->vocab_max : least;
-    uint64_t fixed = plus(common, head_panel_bytes(z, w->head_rows)), one = logit_bytes(z, w, 1);
-    if (plus(fixed, logit_bytes(z, w, least_rows(z))) > z->limit) return false;
+    uint64_t fixed = fqi_sat_add(common, head_panel_bytes(z, w->head_rows)), one = logit_bytes(z, w, 1);
+    if (fqi_sat_add(fixed, logit_bytes(z, w, least_rows(z))) > z->limit) return false;
     uint64_t most = (z->limit - fixed) / one;
     uint64_t enough = LOGIT_BYTES / ((uint64_t)z->vocab_max * sizeof(float));
     if (enough < LOGIT_ROWS) enough = LOGIT_ROWS;
     if (w->whole_head && most > enough) most = enough;
     w->logit_rows = most < z->n_scored ? (size_t)most : z->n_scored;
-    uint64_t bytes = plus(fixed, logit_bytes(z, w, w->logit_rows));
+    uint64_t bytes = fqi_sat_add(fixed, logit_bytes(z, w, w->logit_rows));
     if (!w->whole_head && z->limit != UINT64_MAX) {
         /* what is left over makes panels longer */
         uint64_t row = head_panel_bytes(z, 1), more = (z->limit - bytes) / (row ? row : 1);
         w->head_rows = more < (uint64_t)(z->vocab_max - least) ? least + (int64_t)more : z->vocab_max;
-        bytes = plus(bytes, head_panel_bytes(z, w->head_rows) - head_panel_bytes(z, least));
+        bytes = fqi_sat_add(bytes, head_panel_bytes(z, w->head_rows) - head_panel_bytes(z, least));
     }
     if (bytes > w->bytes) w->bytes = bytes;
     return true;
@@ -314,9 +311,9 @@ static uint64_t least_bytes(const sizes *z)
     for (int i = 0; i < 2; i++) {
         way w = { .acts_in_memory = i == 1 };
         uint64_t common = common_bytes(z, 1, w.acts_in_memory), head = head_panel_bytes(z, HEAD_ROWS_MIN);
-        uint64_t layers = plus(z->batch_bytes[0], w.acts_in_memory ? 0 : disk_buffers(z, &z->batch[0]));
-        uint64_t last = plus(head, logit_bytes(z, &w, least_rows(z)));
-        uint64_t bytes = plus(common, layers > last ? layers : last);
+        uint64_t layers = fqi_sat_add(z->batch_bytes[0], w.acts_in_memory ? 0 : disk_buffers(z, &z->batch[0]));
+        uint64_t last = fqi_sat_add(head, logit_bytes(z, &w, least_rows(z)));
+        uint64_t bytes = fqi_sat_add(common, layers > last ? layers : last);
         if (bytes < least) least = bytes;
     }
     return least;
@@ -328,7 +325,7 @@ static void set_limit(sizes *z, const fqi_memory *now)
 {
     uint64_t free_bytes = fqi_memory_available();
     if (z->l->run->memory_bytes) z->limit = z->l->run->memory_bytes;
-    else z->limit = free_bytes == UINT64_MAX ? UINT64_MAX : plus(now->resident, free_bytes / 4 * 3);
+    else z->limit = free_bytes == UINT64_MAX ? UINT64_MAX : fqi_sat_add(now->resident, free_bytes / 4 * 3);
 }
 
 static void fill(const sizes *z, const way *w, const fqi_memory *now, fqi_lockstep_plan *out)
@@ -338,12 +335,12 @@ static void fill(const sizes *z, const way *w, const fqi_memory *now, fqi_lockst
     fqi_lockstep_plan p = { .batch_window = z->batch[w->batch].window, .block_tokens = z->batch[w->batch].block, .acts_in_memory = w->acts_in_memory,
                             .scratch_bytes = w->acts_in_memory ? 0 : z->act_bytes, .logit_rows = w->logit_rows, .n_thread = z->n_thread };
     p.memory_bytes = w->bytes > now->peak ? w->bytes : now->peak;
-    p.weight_bytes = plus(z->layer_bytes, times(z->head_bytes, (uint64_t)blocks));
+    p.weight_bytes = fqi_sat_add(z->layer_bytes, fqi_sat_mul(z->head_bytes, (uint64_t)blocks));
     for (size_t i = 0; i < l->n_model; i++) {
         const fq_model *m = &l->decoder[i]->model;
         p.n_slot[i] = w->n_slot < (size_t)m->num_hidden_layers ? w->n_slot : (size_t)m->num_hidden_layers;
         p.head_rows[i] = w->head_rows < m->vocab_size ? w->head_rows : m->vocab_size;
-        p.weight_bytes = plus(p.weight_bytes, times(z->n_row, (uint64_t)m->hidden_size * 2));   /* rows of the embedding, near enough */
+        p.weight_bytes = fqi_sat_add(p.weight_bytes, fqi_sat_mul(z->n_row, (uint64_t)m->hidden_size * 2));   /* rows of the embedding, near enough */
     }
     *out = p;
 }

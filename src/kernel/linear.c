@@ -44,8 +44,8 @@ static bool panel_bytes(int64_t max_cols, uint64_t *out)
 uint64_t fqi_compute_bytes(int n_thread, int64_t max_cols)
 {
     uint64_t bytes;
-    if (!panel_bytes(max_cols, &bytes) || !fqi_add_u64(bytes, BLAS_BYTES_PER_THREAD, &bytes)) return UINT64_MAX;
-    return fqi_mul_u64(bytes, (uint64_t)n_thread, &bytes) ? bytes : UINT64_MAX;
+    if (!panel_bytes(max_cols, &bytes)) return UINT64_MAX;
+    return fqi_sat_mul(fqi_sat_add(bytes, BLAS_BYTES_PER_THREAD), (uint64_t)n_thread);
 }
 
 /* Where the address space is limited the BLAS gets its buffers now, while there is room for certain: it would wait for them for ever. */

@@ -14,6 +14,8 @@
 #include <omp.h>
 #include <string.h>
 
+#include "base/checked.h"
+
 #define KEY_BLOCK 256   /* values that stay in cache for all rows of a tile */
 
 static size_t padded(int64_t n) { return ((size_t)n + FQI_TILE - 1) / FQI_TILE * FQI_TILE; }
@@ -21,7 +23,7 @@ static size_t padded(int64_t n) { return ((size_t)n + FQI_TILE - 1) / FQI_TILE *
 size_t fqi_kv_floats(const fqi_decoder *d, int64_t capacity)
 {
     const uint64_t kv = (uint64_t)d->model.num_key_value_heads, hd = (uint64_t)d->model.head_dim;
-    return (size_t)fqi_size_times(fqi_size_times(kv, padded(capacity)), hd + padded(d->model.head_dim));
+    return (size_t)fqi_sat_mul(fqi_sat_mul(kv, padded(capacity)), hd + padded(d->model.head_dim));
 }
 
 void fqi_kv_place(const fqi_decoder *d, float *memory, int64_t capacity, fqi_kv *kv)
@@ -35,7 +37,7 @@ static size_t score_stride(int64_t n_position) { return padded(n_position) + 2 *
 
 uint64_t fqi_attention_floats(const fqi_decoder *d, int64_t n_position)
 {
-    return fqi_size_times(FQI_QUERY_ROWS, padded(d->model.head_dim) * 2 + score_stride(n_position));
+    return fqi_sat_mul(FQI_QUERY_ROWS, padded(d->model.head_dim) * 2 + score_stride(n_position));
 }
 
 void fqi_attention_append(const fqi_pass *p, const fqi_kv *kv, size_t token, int64_t position)

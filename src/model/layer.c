@@ -8,6 +8,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/checked.h"
+
 #define LINE_FLOATS 16       /* buffers begin on cache lines */
 #define FEW_PIECES 8         /* below: a parallel region costs more than it saves */
 
@@ -31,19 +33,19 @@ static uint64_t whole_lines(uint64_t n) { return n > UINT64_MAX - LINE_FLOATS ? 
 static void parts_of(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position, fqi_layer_work *w, part out[N_PART])
 {
     const fq_model *m = &d->model;
-    const uint64_t n = n_token, hidden = fqi_size_times(n, (uint64_t)m->hidden_size);
-    const uint64_t q = fqi_size_times(n, (uint64_t)(m->num_attention_heads * m->head_dim));   /* 2^32 channels at most: 2^16 heads of 2^16 */
-    const uint64_t kv = fqi_size_times(n, (uint64_t)(m->num_key_value_heads * m->head_dim));
+    const uint64_t n = n_token, hidden = fqi_sat_mul(n, (uint64_t)m->hidden_size);
+    const uint64_t q = fqi_sat_mul(n, (uint64_t)(m->num_attention_heads * m->head_dim));   /* 2^32 channels at most: 2^16 heads of 2^16 */
+    const uint64_t kv = fqi_sat_mul(n, (uint64_t)(m->num_key_value_heads * m->head_dim));
     const bool moe = m->n_moe_layer > 0;
     uint64_t width = (uint64_t)(m->n_dense_layer > 0 ? m->intermediate_size : 0);
     if (moe && (uint64_t)m->moe_intermediate_size > width) width = (uint64_t)m->moe_intermediate_size;
     if (moe && (uint64_t)m->shared_expert_intermediate_size > width) width = (uint64_t)m->shared_expert_intermediate_size;
-    const uint64_t experts = moe ? fqi_size_times(n, (uint64_t)m->num_experts) : 0, sparse = moe ? n : 0;
-    const uint64_t chosen = moe ? fqi_size_times(n, (uint64_t)m->num_experts_per_tok) : 0, wide = fqi_size_times(n, width);
+    const uint64_t experts = moe ? fqi_sat_mul(n, (uint64_t)m->num_experts) : 0, sparse = moe ? n : 0;
+    const uint64_t chosen = moe ? fqi_sat_mul(n, (uint64_t)m->num_experts_per_tok) : 0, wide = fqi_sat_mul(n, width);
     w->thread_floats = (size_t)whole_lines(fqi_attention_floats(d, n_position));
     const part all[N_PART] = {
         { &w->norm, hidden }, { &w->q, q }, { &w->k, kv }, { &w->v, kv }, { &w->attention, q }, { &w->out, hidden }, { &w->gate, wide }, { &w->up, wide },
-        { &w->per_thread, fqi_size_times((uint64_t)n_thread, w->thread_floats) }, { &w->routed, experts }, { &w->choice_weight, chosen },
+        { &w->per_thread, fqi_sat_mul((uint64_t)n_thread, w->thread_floats) }, { &w->routed, experts }, { &w->choice_weight, chosen },
         { (float **)(void *)&w->choice, chosen }, { (float **)(void *)&w->expert_token, sparse }, { &w->expert_weight, sparse },
         { &w->gathered, moe ? hidden : 0 }, { &w->expert_out, moe ? hidden : 0 },
     };
@@ -53,8 +55,8 @@ static void parts_of(const fqi_decoder *d, int n_thread, size_t n_token, int64_t
 static uint64_t bytes_of(const part all[N_PART])
 {
     uint64_t n = 0;
-    for (size_t i = 0; i < N_PART; i++) n = fqi_size_plus(n, whole_lines(all[i].n));
-    return fqi_size_times(n, sizeof(float));
+    for (size_t i = 0; i < N_PART; i++) n = fqi_sat_add(n, whole_lines(all[i].n));
+    return fqi_sat_mul(n, sizeof(float));
 }
 
 uint64_t fqi_layer_work_bytes(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position)

@@ -9,8 +9,6 @@
 
 #include "model/layer.h"
 
-#include "base/checked.h"
-
 #define FQI_QUERY_ROWS (4 * FQI_TILE_ROWS)   /* (token, head) rows of one tile of attention */
 
 /* One allocation, cut into the buffers below; each begins on a cache line. */
@@ -33,10 +31,6 @@ struct fqi_layer_work {
     float *expert_weight;        /* [n_token] */
     float *gathered, *expert_out;   /* [n_token][hidden_size] */
 };
-
-/* Sizes from a config and a --context: what does not fit is UINT64_MAX, which no budget and no allocation accepts. */
-static inline uint64_t fqi_size_times(uint64_t a, uint64_t b) { return fqi_mul_u64(a, b, &a) ? a : UINT64_MAX; }
-static inline uint64_t fqi_size_plus(uint64_t a, uint64_t b) { return fqi_add_u64(a, b, &a) ? a : UINT64_MAX; }
 
 /* One call of fqi_layer_forward. */
 typedef struct fqi_pass {

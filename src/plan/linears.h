@@ -6,6 +6,7 @@
 #define FITQ_PLAN_LINEARS_H
 
 #include "arch/family.h"
+#include "base/checked.h"
 #include "plan/engines.h"
 
 /* The lengths that a fit may change. */
@@ -79,13 +80,5 @@ uint64_t fqi_weight_bytes(const fqi_case *c, int bits, int64_t n, int64_t k);
 void fqi_head_bytes(const fqi_case *c, uint64_t *q, uint64_t *kv);
 /* KV cache of one KV head for one token, all layers. */
 uint64_t fqi_kv_head_token_bytes(const fqi_shape *s, int kv_cache_bits);
-
-/* Saturating. */
-static inline uint64_t fqi_sat_add(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
-static inline uint64_t fqi_sat_mul(uint64_t a, uint64_t b)
-{
-    uint64_t r;
-    return __builtin_mul_overflow(a, b, &r) ? UINT64_MAX : r;
-}
 
 #endif

@@ -134,6 +134,10 @@ static void checked_arithmetic(void **state)
     assert_false(fqi_round_up_i64(INT64_MAX, 128, &r));
     assert_false(fqi_mul_u64(UINT64_MAX, 2, &u));
     assert_false(fqi_add_u64(UINT64_MAX, 1, &u));
+    assert_true(fqi_sat_add(1, 2) == 3 && fqi_sat_mul(3, 4) == 12);
+    assert_true(fqi_sat_add(UINT64_MAX - 1, 1) == UINT64_MAX && fqi_sat_add(UINT64_MAX, 2) == UINT64_MAX);
+    assert_true(fqi_sat_mul(UINT64_MAX / 7, 7) == UINT64_MAX / 7 * 7 && fqi_sat_mul(UINT64_MAX / 7 + 1, 7) == UINT64_MAX);
+    assert_true(fqi_sat_mul(0, UINT64_MAX) == 0 && fqi_sat_mul(UINT64_C(1) << 32, UINT64_C(1) << 32) == UINT64_MAX);
     assert_int_equal(fqi_gcd_i64(29568, 128), 128);
     assert_true(fqi_lcm_i64(6, 8, &r) && r == 24);
     assert_false(fqi_lcm_i64(INT64_MAX, INT64_MAX - 1, &r));
