@@ -18,14 +18,13 @@ enum { CANDIDATE, REFERENCE };
 typedef struct eval {
     const fq_eval_options *o;
     const fq_run *run;
+    fq_dtype served;
     fqi_runnable model[2]; size_t n_model;
     fqi_windows win;
     fqi_eval_stats *stats;
     int n_thread;
     fq_eval_report report;
 } eval;
-
-static const fq_dtype served_dtype[] = { [FQ_SERVED_F32] = FQ_DTYPE_F32, [FQ_SERVED_BF16] = FQ_DTYPE_BF16, [FQ_SERVED_FP16] = FQ_DTYPE_F16 };
 
 static void say(const eval *v, fq_log_level level, const char *line)
 {
@@ -104,7 +103,7 @@ static fq_status run_lockstep(eval *v, fq_err *e)
     fqi_order order = v->o->exact ? FQI_ORDER_FIXED : FQI_ORDER_FAST;
     bool pair = v->n_model == 2;
     fqi_lockstep l = {
-        .n_model = v->n_model, .n_stream = v->n_model, .served = served_dtype[v->o->served],
+        .n_model = v->n_model, .n_stream = v->n_model, .served = v->served,
         .stream = { [CANDIDATE] = { CANDIDATE, order }, [REFERENCE] = { REFERENCE, order } },
         .n_pair = pair, .pair = { { .a = REFERENCE, .b = CANDIDATE } },
         .ids = v->win.ids, .n_window = v->win.n_window, .n_context = v->win.n_context, .first_scored = v->win.first_scored,
@@ -146,12 +145,13 @@ fq_status fq_eval(const fq_eval_options *o, const fq_run *run, fq_eval_report *r
 {
     static const fq_run default_run = { 0 };
     if (!o->path) return fqi_fail(e, FQ_E_USAGE, NULL, "path", "found no checkpoint, expected one");
-    if ((size_t)o->served >= sizeof served_dtype / sizeof served_dtype[0])
-        return fqi_fail(e, FQ_E_USAGE, NULL, "served-dtype", "found %d, expected fp32, bf16 or fp16", (int)o->served);
+    fq_dtype served;
+    FQI_TRY(fqi_served_dtype(o->served, &served, e));
     eval *v = fqi_calloc(1, sizeof *v);
     if (!v) return fqi_fail_nomem(e, "evaluation");
     v->o = o;
     v->run = run ? run : &default_run;
+    v->served = served;
     fq_status s = run_eval(v, e);
     if (s == FQ_OK && report) *report = v->report;
     fqi_eval_stats_free(v->stats);

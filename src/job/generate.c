@@ -31,6 +31,7 @@ struct fq_generator {
     const fq_run *run;
     fq_run own_run;             /* where the caller gave none */
     int n_thread;
+    fq_dtype served;
     int64_t n_vocab;            /* real ids */
     int64_t context, capacity;  /* capacity: keys that a cache holds, a multiple of FQI_TILE */
     size_t block;
@@ -54,11 +55,6 @@ struct fq_generator {
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static fq_dtype served_dtype(fq_served s)
-{
-    return s == FQ_SERVED_BF16 ? FQ_DTYPE_BF16 : s == FQ_SERVED_FP16 ? FQ_DTYPE_F16 : FQ_DTYPE_F32;
-}
-
 static int64_t max_cols(const fq_model *m)
 {
     int64_t n = larger(m->hidden_size, m->num_attention_heads * m->head_dim);
@@ -73,7 +69,7 @@ static fq_status measure(const fq_generator *g, const fq_generator_options *o, n
     const fqi_decoder *d = &g->model.decoder;
     const fq_model *m = &d->model;
     fqi_weights_size w;
-    FQI_TRY(fqi_weights_measure(g->model.ckpt, d, served_dtype(o->served), &w, e));
+    FQI_TRY(fqi_weights_measure(g->model.ckpt, d, g->served, &w, e));
     needs n = { .weights = fqi_sat_add(fqi_sat_mul(w.slot_bytes, (uint64_t)m->num_hidden_layers), w.fixed_bytes) };
     n.weights = fqi_sat_add(n.weights, fqi_sat_mul(w.head_row_bytes, (uint64_t)m->vocab_size));
     n.caches = fqi_sat_mul(fqi_sat_mul(fqi_kv_floats(d, g->capacity), sizeof(float)), (uint64_t)m->num_hidden_layers);
@@ -149,10 +145,9 @@ static fq_status make_buffers(fq_generator *g, const fq_generator_options *o, fq
 {
     const fqi_decoder *d = &g->model.decoder;
     size_t hidden = (size_t)d->model.hidden_size;
-    fq_dtype served = served_dtype(o->served);
-    FQI_TRY(fqi_compute_create(o->exact ? FQI_ORDER_FIXED : FQI_ORDER_FAST, served, g->n_thread, max_cols(&d->model), &g->compute, e));
+    FQI_TRY(fqi_compute_create(o->exact ? FQI_ORDER_FIXED : FQI_ORDER_FAST, g->served, g->n_thread, max_cols(&d->model), &g->compute, e));
     g->has_compute = true;
-    FQI_TRY(fqi_rope_table_create(&d->rope, g->context, served, &g->rope, e));
+    FQI_TRY(fqi_rope_table_create(&d->rope, g->context, g->served, &g->rope, e));
     g->has_rope = true;
     FQI_TRY(fqi_layer_work_create(d, &g->compute, g->block, g->context, &g->work, e));
     FQI_TRY(make_caches(g, e));
@@ -175,11 +170,11 @@ static void report(const fq_generator *g, size_t layer, size_t n_layer, uint64_t
 }
 
 /* Everything at once: pointers into slots hold for good, since there are as many as layers. */
-static fq_status read_weights(fq_generator *g, fq_served served, uint64_t total, fq_err *e)
+static fq_status read_weights(fq_generator *g, uint64_t total, fq_err *e)
 {
     const fqi_decoder *d = &g->model.decoder;
     size_t n_layer = (size_t)d->model.num_hidden_layers;
-    fqi_weights_options o = { .n_slot = n_layer, .served = served_dtype(served), .run = g->run };
+    fqi_weights_options o = { .n_slot = n_layer, .served = g->served, .run = g->run };
     FQI_TRY(fqi_weights_create(g->model.ckpt, d, &o, &g->weights, e));
     g->layer = fqi_calloc(n_layer, sizeof *g->layer);
     if (!g->layer) return fqi_fail_nomem(e, "layers");
@@ -224,6 +219,7 @@ static uint64_t step_bytes(const fq_generator *g)
 static fq_status open_all(fq_generator *g, const char *path, const fq_generator_options *o, fq_err *e)
 {
     needs n = { 0 };
+    FQI_TRY(fqi_served_dtype(o->served, &g->served, e));
     FQI_TRY(fqi_runnable_open(path, g->run, &g->model, e));
     FQI_TRY(fqi_vocab_real(g->model.ckpt, &g->n_vocab, e));
     FQI_TRY(fqi_ends_read(g->model.ckpt->dir, &g->model.decoder, g->n_vocab, &g->ends, e));
@@ -231,7 +227,7 @@ static fq_status open_all(fq_generator *g, const char *path, const fq_generator_
     FQI_TRY(measure(g, o, &n, e));
     FQI_TRY(check_budget(g, &n, e));
     FQI_TRY(make_buffers(g, o, e));
-    FQI_TRY(read_weights(g, o->served, n.weights, e));
+    FQI_TRY(read_weights(g, n.weights, e));
     g->info = (fq_generator_info){ .context = g->context, .n_vocab = (size_t)g->n_vocab, .weight_bytes = step_bytes(g), .memory_bytes = n.total,
                                    .kernel = g->compute.kernel->name, .n_thread = g->n_thread };
     return FQ_OK;

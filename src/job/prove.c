@@ -34,6 +34,7 @@ enum { PAIR_FIXED, PAIR_NOISE, PAIR_FAST, N_PAIR };
 typedef struct prove {
     const fq_verify_options *o;
     const fq_run *run;
+    fq_dtype served;
     int n_thread;
     fqi_runnable a, b;
     fqi_windows win;
@@ -45,9 +46,8 @@ typedef struct prove {
     fq_proof proof;
 } prove;
 
-static const struct { fq_dtype dtype; double unit; } served_as[] = {
-    [FQ_SERVED_F32] = { FQ_DTYPE_F32, 0x1p-22 }, [FQ_SERVED_BF16] = { FQ_DTYPE_BF16, 0x1p-8 }, [FQ_SERVED_FP16] = { FQ_DTYPE_F16, 0x1p-11 },
-};
+/* The least difference that order alone is taken to make, relative: one rounding to the dtype, of fp32 a few. */
+static const double served_unit[] = { [FQ_SERVED_F32] = 0x1p-22, [FQ_SERVED_BF16] = 0x1p-8, [FQ_SERVED_FP16] = 0x1p-11 };
 
 /* ---- weights ------------------------------------------------------------------------------------------------------- */
 
@@ -167,7 +167,7 @@ static void on_layer(void *user, int64_t layer, const fqi_layer_diff diff[FQI_MA
     prove *p = user;
     fq_proof *r = &p->proof;
     const fqi_layer_diff *d = &diff[PAIR_FIXED];
-    double bound = BOUND_FACTOR * fmax(diff[PAIR_NOISE].relative, served_as[p->o->served].unit);
+    double bound = BOUND_FACTOR * fmax(diff[PAIR_NOISE].relative, served_unit[p->o->served]);
     r->fixed_bits = r->fixed_bits && d->same_bits;
     if (r->first_bad_layer == -2 && !(d->relative <= bound)) {
         r->first_bad_layer = layer;
@@ -185,7 +185,7 @@ static fq_status run_lockstep(prove *p, fq_err *e)
         .n_stream = N_STREAM,
         .stream = { [A_FIXED] = { 0, FQI_ORDER_FIXED }, [B_FIXED] = { 1, FQI_ORDER_FIXED }, [A_FAST] = { 0, FQI_ORDER_FAST }, [B_FAST] = { 1, FQI_ORDER_FAST } },
         .n_pair = N_PAIR, .pair = { [PAIR_FIXED] = { A_FIXED, B_FIXED }, [PAIR_NOISE] = { A_FIXED, A_FAST }, [PAIR_FAST] = { A_FAST, B_FAST } },
-        .served = served_as[p->o->served].dtype, .ids = p->win.ids, .n_window = p->win.n_window, .n_context = p->win.n_context,
+        .served = p->served, .ids = p->win.ids, .n_window = p->win.n_window, .n_context = p->win.n_context,
         .first_scored = p->win.first_scored, .scratch_dir = p->o->scratch, .run = p->run, .phase = "prove",
         .extra_bytes = 2 * fqi_eval_stats_bytes(p->win.n_scored, true),
     };
@@ -208,7 +208,7 @@ static void take_statistics(prove *p)
     r->same_top = padding.same_top;
     r->kld_noise = noise.kld;
     r->same_top_noise = noise.same_top;
-    r->bound = BOUND_FACTOR * fmax(r->noise, r->max_logit * served_as[p->o->served].unit);
+    r->bound = BOUND_FACTOR * fmax(r->noise, r->max_logit * served_unit[p->o->served]);
 }
 
 static fq_status compare_numbers(prove *p, fq_err *e)
@@ -313,11 +313,13 @@ fq_status fq_verify(const fq_verify_options *o, const fq_run *run, fq_proof *rep
     static const fq_run default_run = { 0 };
     double start = fqi_now_seconds();
     if (!o->a || !o->b) return fqi_fail(e, FQ_E_USAGE, NULL, "paths", "found one checkpoint, expected two");
-    if ((size_t)o->served >= sizeof served_as / sizeof served_as[0]) return fqi_fail(e, FQ_E_USAGE, NULL, "served-dtype", "found %d, expected fp32, bf16 or fp16", (int)o->served);
+    fq_dtype served;
+    FQI_TRY(fqi_served_dtype(o->served, &served, e));
     prove *p = fqi_calloc(1, sizeof *p);
     if (!p) return fqi_fail_nomem(e, "proof");
     p->o = o;
     p->run = run ? run : &default_run;
+    p->served = served;
     p->proof.first_bad_layer = -2;
     fq_status s = run_proof(p, e);
     p->proof.seconds = fqi_now_seconds() - start;

@@ -44,3 +44,12 @@ void fqi_runnable_free(fqi_runnable *r)
     fq_ckpt_close(r->ckpt);
     *r = (fqi_runnable){ 0 };
 }
+
+fq_status fqi_served_dtype(fq_served served, fq_dtype *out, fq_err *e)
+{
+    static const fq_dtype dtype[] = { [FQ_SERVED_F32] = FQ_DTYPE_F32, [FQ_SERVED_BF16] = FQ_DTYPE_BF16, [FQ_SERVED_FP16] = FQ_DTYPE_F16 };
+    if ((size_t)served >= sizeof dtype / sizeof dtype[0])
+        return fqi_fail(e, FQ_E_USAGE, NULL, "served-dtype", "found %d, expected fp32, bf16 or fp16", (int)served);
+    *out = dtype[served];
+    return FQ_OK;
+}

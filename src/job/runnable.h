@@ -14,4 +14,7 @@ typedef struct fqi_runnable { fq_ckpt *ckpt; fqi_decoder decoder; bool has_decod
 fq_status fqi_runnable_open(const char *path, const fq_run *run, fqi_runnable *out, fq_err *e);
 void fqi_runnable_free(fqi_runnable *r);
 
+/* What activations are rounded to, from the option of a public call. FQ_E_USAGE: a value that fq_served does not have. */
+fq_status fqi_served_dtype(fq_served served, fq_dtype *out, fq_err *e);
+
 #endif
