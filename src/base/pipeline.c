@@ -16,6 +16,8 @@
 
 #include "base/mem.h"
 
+#define MAX_UNASKED 8
+
 typedef struct run {
     const fqi_pipeline *p;
     pthread_mutex_t lock;
@@ -177,4 +179,10 @@ int fqi_n_processor(void)
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
     long n = sysconf(_SC_NPROCESSORS_ONLN); /* more processors than a cpu_set_t has bits */
     return n > 0 && n < 1 << 16 ? (int)n : 1;
+}
+
+int fqi_n_thread(int asked)
+{
+    int n = asked > 0 ? asked : fqi_n_processor();
+    return asked > 0 || n <= MAX_UNASKED ? n : MAX_UNASKED;
 }

@@ -25,4 +25,7 @@ fq_status fqi_pipeline_run(const fqi_pipeline *p, fq_err *e);
 /* Processors this process may use, at least 1. */
 int fqi_n_processor(void);
 
+/* Threads of a job, from fq_run.n_thread: as many as were asked for; where nobody asked (0), one per processor, at most 8. */
+int fqi_n_thread(int asked);
+
 #endif

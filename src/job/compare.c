@@ -364,7 +364,7 @@ fq_status fqi_compare_run(fqi_compare *c, fq_err *e)
     for (size_t k = 0; k < c->n_item; k++) j.progress.total_bytes += c->item[k].b->bytes;
     void *slots[N_SLOT];
     for (size_t k = 0; k < N_SLOT; k++) slots[k] = &j.slot[k];
-    int n_thread = c->run->n_thread > 0 ? c->run->n_thread : fqi_n_processor();
+    int n_thread = fqi_n_thread(c->run->n_thread);
     fqi_pipeline p = { .user = &j, .slot = slots, .n_slot = N_SLOT, .n_worker = n_thread < N_SLOT ? n_thread : N_SLOT,
                        .produce = produce, .work = compare, .consume = consume };
     fq_status s = allocate(&j) ? fqi_pipeline_run(&p, e) : fqi_fail_nomem(e, "I/O buffers");

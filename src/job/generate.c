@@ -241,8 +241,7 @@ fq_status fq_generator_open(const char *path, const fq_generator_options *o, con
     fq_generator *g = fqi_calloc(1, sizeof *g);
     if (!g) return fqi_fail_nomem(e, "generator");
     g->run = run ? run : &g->own_run;
-    g->n_thread = g->run->n_thread > 0 ? g->run->n_thread : fqi_n_processor();
-    if (g->run->n_thread <= 0 && g->n_thread > 8) g->n_thread = 8;
+    g->n_thread = fqi_n_thread(g->run->n_thread);
     fq_status s = open_all(g, path, o ? o : &defaults, e);
     if (s != FQ_OK) {
         fq_generator_close(g);

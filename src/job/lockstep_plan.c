@@ -32,12 +32,6 @@
 
 /* ---- lengths that the run uses too ---- */
 
-int fqi_lockstep_n_thread(const fq_run *run)
-{
-    int n = run->n_thread > 0 ? run->n_thread : fqi_n_processor();
-    return run->n_thread > 0 || n <= 8 ? n : 8;
-}
-
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 int64_t fqi_lockstep_max_cols(const fqi_lockstep *l)
@@ -191,7 +185,7 @@ static fq_status measure(sizes *z, fq_err *e)
     const fqi_lockstep *l = z->l;
     z->n_row = l->n_window * l->n_context;
     z->n_scored = l->n_window * fqi_lockstep_scored(l);
-    z->n_thread = fqi_lockstep_n_thread(l->run);
+    z->n_thread = fqi_n_thread(l->run->n_thread);
     z->hidden_row_bytes = (uint64_t)fqi_lockstep_max_hidden(l) * sizeof(float);
     for (size_t i = 0; i < l->n_model; i++) FQI_TRY(measure_model(z, i, e));
     z->always = fqi_sat_add(z->always, fqi_sat_add(compute_bytes(z), l->extra_bytes));

@@ -4,7 +4,6 @@
 
 #include "job/lockstep.h"
 
-int fqi_lockstep_n_thread(const fq_run *run);
 /* Longest input of any linear layer of any model. */
 int64_t fqi_lockstep_max_cols(const fqi_lockstep *l);
 /* Keys of a cache that holds a window. */

@@ -13,7 +13,6 @@
 #define MIN_CHUNK (64u << 10)
 #define N_SLOT 6
 #define DEFAULT_MEMORY ((uint64_t)128 << 20)
-#define MAX_WORKER 8
 #define WRITER_BYTES ((uint64_t)2 * FQI_WRITE_BLOCK) /* one filling, one on its way to the disk */
 #define TABLE_BYTES ((uint64_t)256 << 10)   /* pieces that a chunk of a column map needs */
 #define PROGRAM_BYTES ((uint64_t)4 << 20)   /* code, libraries, stacks */
@@ -356,9 +355,9 @@ fq_status fqi_stream_run(const fqi_stream_request *r, uint64_t *resumed_bytes, f
     if (!st) return fqi_fail_nomem(e, "I/O buffers");
     void *slot[N_SLOT];
     for (size_t i = 0; i < N_SLOT; i++) slot[i] = &st->slot[i];
-    int n_worker = r->run->n_thread > 0 ? r->run->n_thread : fqi_n_processor();
+    int n_worker = fqi_n_thread(r->run->n_thread);
     fqi_pipeline p = {
-        .user = st, .slot = slot, .n_slot = N_SLOT, .n_worker = n_worker < MAX_WORKER ? n_worker : MAX_WORKER,
+        .user = st, .slot = slot, .n_slot = N_SLOT, .n_worker = n_worker < N_SLOT ? n_worker : N_SLOT,
         .produce = produce, .work = work, .consume = consume,
     };
     fq_status s = init(st, r, e);

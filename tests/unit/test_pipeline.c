@@ -182,7 +182,11 @@ static void failure_with_no_work(void **state)
 static void processors(void **state)
 {
     (void)state;
-    assert_true(fqi_n_processor() >= 1);
+    int n = fqi_n_processor();
+    assert_true(n >= 1);
+    assert_int_equal(fqi_n_thread(0), n < 8 ? n : 8);
+    assert_int_equal(fqi_n_thread(1), 1);
+    assert_int_equal(fqi_n_thread(100), 100);
 }
 
 int main(void)
