@@ -7,15 +7,14 @@
 #include <stdlib.h>
 
 #include "axis/map.h"
+#include "support.h"
 
 typedef struct rng { uint64_t s; } rng;
 
 static inline rng rng_start(const char *test)
 {
-    const char *v = getenv("FITQ_TEST_SEED");
-    rng r = { v ? strtoull(v, NULL, 0) : 20261122u };
-    printf("%s: FITQ_TEST_SEED=%llu\n", test, (unsigned long long)r.s);
-    return r;
+    printf("%s: ", test);
+    return (rng){ fqt_seed(20261122u) };
 }
 
 static inline uint64_t rng_next(rng *r) /* splitmix64 */

@@ -12,22 +12,20 @@
 #include <cmocka.h>
 
 #include "make_ckpt.h"
+#include "support.h"
 
 static struct { const char *kind; int at_least; fqt_judge *judge; char *folder; } corpus;
 
 static int make_corpus(const char *arguments)
 {
-    const char *root = getenv("FITQ_SOURCE_DIR");
-    char cmd[4096];
-    snprintf(cmd, sizeof cmd, "python3 '%s/tests/corpus/make_corpus.py' %s", root ? root : ".", arguments);
-    return system(cmd);
+    return fqt_python(NULL, "tests/corpus/make_corpus.py", arguments);
 }
 
 static int make(void **state)
 {
     (void)state;
     char arguments[512];
-    if (system("python3 -c '' 2>/dev/null") != 0) return 0;   /* the tests will say so */
+    if (!fqt_has_python()) return 0;   /* the tests will say so */
     corpus.folder = fqt_tempdir();
     snprintf(arguments, sizeof arguments, "'%s' %s", corpus.folder, corpus.kind);
     return make_corpus(arguments);
@@ -60,10 +58,7 @@ static bool fits(const char *name, int want_exit, const char *want)
 static void every_case(void **state)
 {
     (void)state;
-    if (!corpus.folder) {
-        print_message("python3 is missing: corpus not checked\n");
-        skip();
-    }
+    fqt_need_python();
     char line[4096], path[512];
     int n = 0, n_bad = 0;
     snprintf(path, sizeof path, "%s/%s.expect", corpus.folder, corpus.kind);
@@ -86,7 +81,7 @@ static void published_table_is_current(void **state)
 {
     (void)state;
     char arguments[128];
-    if (!corpus.folder) skip();
+    fqt_need_python();
     snprintf(arguments, sizeof arguments, "--check %s", corpus.kind);
     assert_int_equal(make_corpus(arguments), 0);
 }

@@ -1,5 +1,6 @@
 /* layer_model.c - random layers of every kind, and twins of them with zeros inserted and heads repeated. See layer_model.h. */
 #include "layer_model.h"
+#include "support.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -37,13 +38,7 @@ const size_t fqt_n_shape = sizeof fqt_shapes / sizeof fqt_shapes[0];
 
 uint64_t fqt_state = 1;
 
-static uint64_t next(void)
-{
-    fqt_state ^= fqt_state << 13;
-    fqt_state ^= fqt_state >> 7;
-    fqt_state ^= fqt_state << 17;
-    return fqt_state;
-}
+static uint64_t next(void) { return fqt_random(&fqt_state); }
 
 double fqt_uniform(double low, double high) { return low + (high - low) * ((double)(next() >> 11) * 0x1p-53); }
 size_t fqt_below(size_t n) { return (size_t)(next() >> 16) % n; }

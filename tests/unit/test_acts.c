@@ -1,27 +1,22 @@
 /* test_acts.c - rows in memory and rows in a scratch file are the same rows, in any order of getting and putting. */
-#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "job/acts.h"
 #include "make_ckpt.h"
+#include "support.h"
 
-static char *dir;
 static uint64_t rng = 2463534242u;
 
 static size_t rnd(size_t n)
 {
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return (size_t)(rng % n);
+    return (size_t)(fqt_random(&rng) % n);
 }
 
 static void test_same_rows(void **state)
@@ -29,14 +24,12 @@ static void test_same_rows(void **state)
     (void)state;
     enum { ROWS = 97, COLS = 13 };
     static float want[ROWS * COLS], buf[ROWS * COLS];
-    const char *seed = getenv("FITQ_TEST_SEED");
-    if (seed) rng = strtoull(seed, NULL, 0) | 1;
-    print_message("FITQ_TEST_SEED=%" PRIu64 "\n", rng);
+    rng = fqt_seed(rng);
     for (int in_memory = 0; in_memory < 2; in_memory++) {
         fqi_acts a;
         fq_err e = { 0 };
         float *x;
-        assert_int_equal(fqi_acts_create(ROWS, COLS, in_memory, dir, &a, &e), FQ_OK);
+        assert_int_equal(fqi_acts_create(ROWS, COLS, in_memory, fqt_dir, &a, &e), FQ_OK);
         assert_int_equal(fqi_acts_get(&a, 0, ROWS, buf, &x, &e), FQ_OK);
         for (size_t i = 0; i < ROWS * COLS; i++) want[i] = x[i] = (float)i;
         assert_int_equal(fqi_acts_put(&a, 0, ROWS, x, &e), FQ_OK);
@@ -61,33 +54,18 @@ static void test_refused(void **state)
     fqi_acts_free(&a);
     fqi_acts_free(NULL);
     for (int in_memory = 0; in_memory < 2; in_memory++) {
-        assert_int_equal(fqi_acts_create(SIZE_MAX / 8, 4, in_memory, dir, &a, &e), FQ_E_NOMEM);
-        assert_int_equal(fqi_acts_create(SIZE_MAX, SIZE_MAX, in_memory, dir, &a, &e), FQ_E_NOMEM);
-        assert_int_equal(fqi_acts_create(0, 4, in_memory, dir, &a, &e), FQ_OK);
+        assert_int_equal(fqi_acts_create(SIZE_MAX / 8, 4, in_memory, fqt_dir, &a, &e), FQ_E_NOMEM);
+        assert_int_equal(fqi_acts_create(SIZE_MAX, SIZE_MAX, in_memory, fqt_dir, &a, &e), FQ_E_NOMEM);
+        assert_int_equal(fqi_acts_create(0, 4, in_memory, fqt_dir, &a, &e), FQ_OK);
         fqi_acts_free(&a);
     }
-    assert_int_equal(fqi_acts_create((size_t)1 << 52, 1, false, dir, &a, &e), FQ_E_IO);
+    assert_int_equal(fqi_acts_create((size_t)1 << 52, 1, false, fqt_dir, &a, &e), FQ_E_IO);
     assert_string_equal(e.rule, "space");
     assert_int_equal(fqi_acts_create(4, 4, false, "/nonexistent", &a, &e), FQ_E_IO);
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    dir = fqt_tempdir();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    fqt_remove(dir);
-    free(dir);
-    return 0;
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_same_rows), cmocka_unit_test(test_refused) };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, fqt_dir_setup, fqt_dir_teardown);
 }

@@ -9,6 +9,7 @@
 
 #include "base/fs.h"
 #include "base/utf8.h"
+#include "support.h"
 #include "tokenizer/tokenizer.h"
 
 static void alphabet(void **state)
@@ -203,13 +204,9 @@ static size_t parse_column(char **line, char *out)
 static void normalization_test(void **state)
 {
     (void)state;
-    const char *data = getenv("FITQ_TEST_DATA");
+    const char *data = fqt_data();
     char path[4096], line[4096], column[5][512], around[2][1200];
     size_t n[5], lines = 0;
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
     snprintf(path, sizeof path, "%s/text/unicode/NormalizationTest.txt", data);
     FILE *f = fopen(path, "r");
     assert_non_null(f);

@@ -15,23 +15,7 @@
 
 #include "checkpoint/catalogue.h"
 #include "make_ckpt.h"
-
-static char *dir;   /* fresh for each test */
-
-static int setup(void **state)
-{
-    (void)state;
-    dir = fqt_tempdir();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    fqt_remove(dir);
-    free(dir);
-    return 0;
-}
+#include "support.h"
 
 static fq_ckpt *open_ok(const char *path)
 {
@@ -101,7 +85,7 @@ static uint64_t table_params(const fqt_table *t)
 
 static void check_sound(const fqt_model *m)
 {
-    char *path = fqt_join(dir, m->family);
+    char *path = fqt_join(fqt_dir, m->family);
     fqt_make_model(path, m);
     fq_ckpt *c = open_ok(path);
     const fq_ckpt_info *i = fq_ckpt_get_info(c);
@@ -160,9 +144,9 @@ static void every_family_is_sound(void **state)
 static void path_spellings(void **state)
 {
     (void)state;
-    fqt_make_model(dir, &(fqt_model){ .family = "llama", .n_shard = 2 });
-    char *slash = fqt_join(dir, ""), *index = fqt_join(dir, "model.safetensors.index.json"), *one = fqt_join(dir, "model-00002-of-00002.safetensors");
-    const struct { const char *path; size_t n_shard; } row[] = { { dir, 2 }, { slash, 2 }, { index, 2 }, { one, 1 } };
+    fqt_make_model(fqt_dir, &(fqt_model){ .family = "llama", .n_shard = 2 });
+    char *slash = fqt_join(fqt_dir, ""), *index = fqt_join(fqt_dir, "model.safetensors.index.json"), *one = fqt_join(fqt_dir, "model-00002-of-00002.safetensors");
+    const struct { const char *path; size_t n_shard; } row[] = { { fqt_dir, 2 }, { slash, 2 }, { index, 2 }, { one, 1 } };
     for (size_t i = 0; i < 4; i++) {
         fq_ckpt *c = open_ok(row[i].path);
         assert_int_equal(fq_ckpt_check(c, NULL), FQ_OK);
@@ -173,7 +157,7 @@ static void path_spellings(void **state)
     expect_finding(one, FQ_NOTE, "one-of-several", "one file of several");
     char old[4096];
     assert_non_null(getcwd(old, sizeof old));
-    assert_int_equal(chdir(dir), 0);
+    assert_int_equal(chdir(fqt_dir), 0);
     const char *const relative[] = { ".", "model.safetensors.index.json", "./model-00001-of-00002.safetensors" };
     for (size_t i = 0; i < 3; i++) {
         fq_ckpt *c = open_ok(relative[i]);
@@ -191,9 +175,9 @@ static void paths_that_cannot_be_opened(void **state)
     (void)state;
     fq_ckpt *c = NULL;
     fq_err e;
-    char *missing = fqt_join(dir, "nothing"), *pipe_ = fqt_join(dir, "x.safetensors"), *text = fqt_join(dir, "a.txt");
+    char *missing = fqt_join(fqt_dir, "nothing"), *pipe_ = fqt_join(fqt_dir, "x.safetensors"), *text = fqt_join(fqt_dir, "a.txt");
     assert_int_equal(mkfifo(pipe_, 0600), 0);
-    fqt_write_text(dir, "a.txt", "x");
+    fqt_write_text(fqt_dir, "a.txt", "x");
     assert_int_equal(fq_ckpt_open(missing, NULL, &c, &e), FQ_E_IO);
     assert_int_equal(fq_ckpt_open(pipe_, NULL, &c, &e), FQ_E_INPUT);
     assert_string_equal(e.rule, "file-kind");
@@ -223,7 +207,7 @@ static void wrappers_are_said(void **state)
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         char name[16];
         snprintf(name, sizeof name, "w%zu", i);
-        char *path = fqt_join(dir, name);
+        char *path = fqt_join(fqt_dir, name);
         fqt_make_model(path, &(fqt_model){ .family = "qwen2", .wrapper = row[i].wrapper, .body_prefix = row[i].body });
         expect_finding(path, FQ_WARNING, "prefix", row[i].part);
         fq_ckpt *c = open_ok(path);
@@ -237,13 +221,13 @@ static void wrappers_are_said(void **state)
 static void fitted_is_said(void **state)
 {
     (void)state;
-    fqt_make_model(dir, &(fqt_model){ .family = "qwen2" });
-    fqt_write_text(dir, "fitq.json", "{}");
-    expect_finding(dir, FQ_NOTE, "fitted", "fitq unpad");
-    fq_ckpt *c = open_ok(dir);
+    fqt_make_model(fqt_dir, &(fqt_model){ .family = "qwen2" });
+    fqt_write_text(fqt_dir, "fitq.json", "{}");
+    expect_finding(fqt_dir, FQ_NOTE, "fitted", "fitq unpad");
+    fq_ckpt *c = open_ok(fqt_dir);
     assert_true(fq_ckpt_get_info(c)->fitted);
     fq_ckpt_close(c);
-    char *file = fqt_join(dir, "model.safetensors");   /* the same weights under their own name */
+    char *file = fqt_join(fqt_dir, "model.safetensors");   /* the same weights under their own name */
     expect_finding(file, FQ_NOTE, "fitted", "fitq unpad");
     c = open_ok(file);
     assert_true(fq_ckpt_get_info(c)->fitted);
@@ -253,7 +237,7 @@ static void fitted_is_said(void **state)
 
 static bool is_partial(const char *name)
 {
-    char *path = fqt_join(dir, name);
+    char *path = fqt_join(fqt_dir, name);
     fq_ckpt *c = open_ok(path);
     bool partial = c->partial;
     fq_ckpt_close(c);
@@ -267,15 +251,15 @@ static void a_part_is_told_from_the_whole(void **state)
     (void)state;
     static const fqt_tensor two[] = { { .name = "model.layers.0.input_layernorm.weight", .dtype = "BF16", .rank = 1, .shape = { 8 } },
                                       { .name = "model.norm.weight", .dtype = "BF16", .rank = 1, .shape = { 8 } } };
-    fqt_write_safetensors(dir, "first.safetensors", &two[0], 1, 1);
-    fqt_write_safetensors(dir, "second.safetensors", &two[1], 1, 1);
-    fqt_write_safetensors(dir, "whole.safetensors", two, 2, 1);
-    fqt_write_safetensors(dir, "model-00001-of-00001.safetensors", two, 2, 1);
-    fqt_write_safetensors(dir, "model-00002-of-00003.safetensors", two, 2, 1);
+    fqt_write_safetensors(fqt_dir, "first.safetensors", &two[0], 1, 1);
+    fqt_write_safetensors(fqt_dir, "second.safetensors", &two[1], 1, 1);
+    fqt_write_safetensors(fqt_dir, "whole.safetensors", two, 2, 1);
+    fqt_write_safetensors(fqt_dir, "model-00001-of-00001.safetensors", two, 2, 1);
+    fqt_write_safetensors(fqt_dir, "model-00002-of-00003.safetensors", two, 2, 1);
     assert_false(is_partial("first.safetensors"));   /* nothing says that there is a second one */
-    fqt_write_text(dir, "model.safetensors.index.json", "not an index");
+    fqt_write_text(fqt_dir, "model.safetensors.index.json", "not an index");
     assert_false(is_partial("first.safetensors"));
-    fqt_write_text(dir, "model.safetensors.index.json",
+    fqt_write_text(fqt_dir, "model.safetensors.index.json",
                    "{\"weight_map\": {\"model.layers.0.input_layernorm.weight\": \"first.safetensors\", \"model.norm.weight\": \"second.safetensors\"}}");
     assert_true(is_partial("first.safetensors"));
     assert_true(is_partial("second.safetensors"));
@@ -284,7 +268,7 @@ static void a_part_is_told_from_the_whole(void **state)
     assert_true(is_partial("model-00002-of-00003.safetensors"));
     assert_false(is_partial(""));
     assert_false(is_partial("model.safetensors.index.json"));
-    fqt_write_text(dir, "model.safetensors.index.json", "{\"weight_map\": {\"model.norm.weight\": \"second.safetensors\"}}");
+    fqt_write_text(fqt_dir, "model.safetensors.index.json", "{\"weight_map\": {\"model.norm.weight\": \"second.safetensors\"}}");
     assert_false(is_partial("second.safetensors"));
 }
 
@@ -296,7 +280,7 @@ static void with_damage(const fqt_model *m, void (*damage)(fqt_table *), fq_seve
     static int n;
     char name[32];
     snprintf(name, sizeof name, "d%d", n++);
-    char *path = fqt_join(dir, name);
+    char *path = fqt_join(fqt_dir, name);
     assert_int_equal(mkdir(path, 0777), 0);
     fqt_table t = fqt_model_tensors(m);
     damage(&t);
@@ -416,10 +400,10 @@ static void everything_is_said_at_once(void **state)
     }
     fqt_table_find(&t, "model.norm.weight")->shape[0] = 1;
     fqt_table_add(&t, "stray", "I64", 0, NULL);
-    fqt_write_config(dir, &m);
-    fqt_write_shards(dir, t.t, t.n, 1, 1);
+    fqt_write_config(fqt_dir, &m);
+    fqt_write_shards(fqt_dir, t.t, t.n, 1, 1);
     fqt_table_free(&t);
-    fq_ckpt *c = open_ok(dir);
+    fq_ckpt *c = open_ok(fqt_dir);
     assert_non_null(find_rule(c, FQ_ERROR, "unknown-tensor"));
     assert_non_null(find_rule(c, FQ_ERROR, "tensor-missing"));
     assert_non_null(find_rule(c, FQ_ERROR, "tensor-shape"));
@@ -436,20 +420,20 @@ static void everything_is_said_at_once(void **state)
 static void config_findings(void **state)
 {
     (void)state;
-    fqt_make_model(dir, &(fqt_model){ .family = "qwen2" });
-    char *config = fqt_join(dir, "config.json");
-    fqt_write_text(dir, "config.json", "{\"model_type\": \"qwen2\", \"hidden_size\": 0}");
-    fq_ckpt *c = open_ok(dir);
+    fqt_make_model(fqt_dir, &(fqt_model){ .family = "qwen2" });
+    char *config = fqt_join(fqt_dir, "config.json");
+    fqt_write_text(fqt_dir, "config.json", "{\"model_type\": \"qwen2\", \"hidden_size\": 0}");
+    fq_ckpt *c = open_ok(fqt_dir);
     assert_int_equal(count_severity(c, FQ_ERROR), 1);
     assert_non_null(strstr(fq_ckpt_get_finding(c, 0)->text, config));
     assert_false(fq_ckpt_get_info(c)->has_model);
     fq_ckpt_close(c);
-    fqt_write_text(dir, "config.json",
+    fqt_write_text(fqt_dir, "config.json",
                    "{\"model_type\": \"new_arch\", \"hidden_size\": 48, \"intermediate_size\": 52, \"num_hidden_layers\": 3, \"num_attention_heads\": 6,"
                    " \"num_key_value_heads\": 2, \"vocab_size\": 67}");
-    expect_finding(dir, FQ_WARNING, "unknown-family", "expected one of qwen2, qwen3");
+    expect_finding(fqt_dir, FQ_WARNING, "unknown-family", "expected one of qwen2, qwen3");
     assert_int_equal(unlink(config), 0);
-    expect_finding(dir, FQ_WARNING, "config-missing", "found no config.json");
+    expect_finding(fqt_dir, FQ_WARNING, "config-missing", "found no config.json");
     free(config);
 }
 
@@ -498,11 +482,11 @@ static void gptq_is_sound(void **state)
     fqt_table t = fqt_model_tensors(&m);
     uint64_t n_param = table_params(&t);
     to_gptq(&t);
-    fqt_write_config(dir, &m);
-    fqt_write_shards(dir, t.t, t.n, 2, 1);
-    expect_finding(dir, FQ_ERROR, "quantization-config", "expected quantization_config");
-    set_quantization(dir, GPTQ_CONFIG);
-    fq_ckpt *c = open_ok(dir);
+    fqt_write_config(fqt_dir, &m);
+    fqt_write_shards(fqt_dir, t.t, t.n, 2, 1);
+    expect_finding(fqt_dir, FQ_ERROR, "quantization-config", "expected quantization_config");
+    set_quantization(fqt_dir, GPTQ_CONFIG);
+    fq_ckpt *c = open_ok(fqt_dir);
     if (count_severity(c, FQ_ERROR) + count_severity(c, FQ_WARNING) != 0) print_findings(c);
     assert_int_equal(count_severity(c, FQ_ERROR) + count_severity(c, FQ_WARNING), 0);
     assert_int_equal(fq_ckpt_get_info(c)->n_param, n_param);
@@ -514,18 +498,18 @@ static void gptq_is_sound(void **state)
     fq_ckpt_close(c);
 
     fqt_table_find(&t, UP ".qweight")->shape[1]--;
-    fqt_write_shards(dir, t.t, t.n, 2, 1);
-    expect_finding(dir, FQ_WARNING, "packed-shape", "found 63 in dimension 1, expected 64");
+    fqt_write_shards(fqt_dir, t.t, t.n, 2, 1);
+    expect_finding(fqt_dir, FQ_WARNING, "packed-shape", "found 63 in dimension 1, expected 64");
     fqt_table_remove(&t, UP ".scales");
-    fqt_write_shards(dir, t.t, t.n, 2, 1);
-    expect_finding(dir, FQ_WARNING, "packed-parts", "found no scales");
+    fqt_write_shards(fqt_dir, t.t, t.n, 2, 1);
+    expect_finding(fqt_dir, FQ_WARNING, "packed-parts", "found no scales");
     fqt_table_add(&t, UP ".weight", "BF16", 2, (int64_t[]){ 64, 48 });
-    fqt_write_shards(dir, t.t, t.n, 2, 1);
-    expect_finding(dir, FQ_ERROR, "packed-and-plain", "up_proj.qweight");
+    fqt_write_shards(fqt_dir, t.t, t.n, 2, 1);
+    expect_finding(fqt_dir, FQ_ERROR, "packed-and-plain", "up_proj.qweight");
     fqt_table_remove(&t, UP ".weight");
     fqt_table_remove(&t, UP ".qweight");
-    fqt_write_shards(dir, t.t, t.n, 2, 1);
-    expect_finding(dir, FQ_ERROR, "tensor-missing", "found no model.layers.1.mlp.up_proj.weight");
+    fqt_write_shards(fqt_dir, t.t, t.n, 2, 1);
+    expect_finding(fqt_dir, FQ_ERROR, "tensor-missing", "found no model.layers.1.mlp.up_proj.weight");
     fqt_table_free(&t);
 }
 
@@ -543,11 +527,11 @@ static void fp8_is_sound(void **state)
         t.t[i].dtype = "F8_E4M3";
         fqt_table_add(&t, name, "F32", 2, (int64_t[]){ 1, 1 });
     }
-    fqt_write_config(dir, &m);
-    set_quantization(dir, "{\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", \"activation_scheme\": \"dynamic\", \"weight_block_size\": [128, 128]}");
-    fqt_write_shards(dir, t.t, t.n, 1, 1);
+    fqt_write_config(fqt_dir, &m);
+    set_quantization(fqt_dir, "{\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", \"activation_scheme\": \"dynamic\", \"weight_block_size\": [128, 128]}");
+    fqt_write_shards(fqt_dir, t.t, t.n, 1, 1);
     fqt_table_free(&t);
-    fq_ckpt *c = open_ok(dir);
+    fq_ckpt *c = open_ok(fqt_dir);
     if (count_severity(c, FQ_ERROR) + count_severity(c, FQ_WARNING) != 0) print_findings(c);
     assert_int_equal(count_severity(c, FQ_ERROR) + count_severity(c, FQ_WARNING), 0);
     assert_int_equal(fq_ckpt_get_info(c)->n_param, n_param);
@@ -559,8 +543,8 @@ static void fp8_is_sound(void **state)
 static void shard_that_changed(void **state)
 {
     (void)state;
-    fqt_make_model(dir, &(fqt_model){ .family = "qwen2", .n_shard = 2 });
-    fq_ckpt *c = open_ok(dir);
+    fqt_make_model(fqt_dir, &(fqt_model){ .family = "qwen2", .n_shard = 2 });
+    fq_ckpt *c = open_ok(fqt_dir);
     fqi_file f = FQI_FILE_NONE;
     fq_err e;
     assert_int_equal(fqi_ckpt_open_shard(c, 1, FQ_IO_BUFFERED, &f, &e), FQ_OK);
@@ -582,31 +566,31 @@ static void total_size_is_compared(void **state)
         { "1", "found 1, expected 89376" }, { "1.0", "found no plain integer" }, { NULL, "(it counts whole files)" } };
     const fqt_model m = { .family = "qwen2", .tied = true, .n_shard = 2 };
     for (size_t i = 0; i < 3; i++) {
-        fqt_make_model(dir, &m);
-        fq_ckpt *c = open_ok(dir);
+        fqt_make_model(fqt_dir, &m);
+        fq_ckpt *c = open_ok(fqt_dir);
         assert_int_equal(c->n_finding, 0);
         char number[32], *begin, *end;
         snprintf(number, sizeof number, "%llu", (unsigned long long)c->info.file_bytes);
         fq_ckpt_close(c);
         size_t n;
-        char *text = fqt_read(dir, "model.safetensors.index.json", &n), *edited = malloc(n + 64);
+        char *text = fqt_read(fqt_dir, "model.safetensors.index.json", &n), *edited = malloc(n + 64);
         assert_true(text && edited);
         begin = strstr(text, "89376");
         assert_non_null(begin);
         end = begin + 5;
         sprintf(edited, "%.*s%s%s", (int)(begin - text), text, row[i].text ? row[i].text : number, end);
-        fqt_write_text(dir, "model.safetensors.index.json", edited);
+        fqt_write_text(fqt_dir, "model.safetensors.index.json", edited);
         free(text);
         free(edited);
-        expect_finding(dir, FQ_NOTE, "total-size", row[i].part);
+        expect_finding(fqt_dir, FQ_NOTE, "total-size", row[i].part);
     }
 }
 
 static void header_hash_tells_files_apart(void **state)
 {
     (void)state;
-    fqt_make_model(dir, &(fqt_model){ .family = "qwen2", .n_shard = 2 });
-    fq_ckpt *a = open_ok(dir), *b = open_ok(dir);
+    fqt_make_model(fqt_dir, &(fqt_model){ .family = "qwen2", .n_shard = 2 });
+    fq_ckpt *a = open_ok(fqt_dir), *b = open_ok(fqt_dir);
     assert_true(a->shard[0].header_hash == b->shard[0].header_hash);
     assert_true(a->shard[0].header_hash != a->shard[1].header_hash);
     fq_ckpt_close(a);
@@ -617,7 +601,7 @@ static void header_hash_tells_files_apart(void **state)
 static void hub_cache_links(void **state)
 {
     (void)state;
-    char *blobs = fqt_join(dir, "blobs"), *snapshots = fqt_join(dir, "snapshots"), *rev = fqt_join(snapshots, "r1"), *other = fqt_join(dir, "other");
+    char *blobs = fqt_join(fqt_dir, "blobs"), *snapshots = fqt_join(fqt_dir, "snapshots"), *rev = fqt_join(snapshots, "r1"), *other = fqt_join(fqt_dir, "other");
     assert_int_equal(mkdir(snapshots, 0777) | mkdir(rev, 0777) | mkdir(other, 0777), 0);
     fqt_make_model(blobs, &(fqt_model){ .family = "qwen2", .n_shard = 2 });
     static const char *const name[] = { "config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors" };
@@ -631,7 +615,7 @@ static void hub_cache_links(void **state)
     assert_int_equal(c->n_finding, 0);
     assert_true(c->has_config);
     fq_ckpt_close(c);
-    char *versions = fqt_join(dir, "versions"), *v1 = fqt_join(versions, "r1");
+    char *versions = fqt_join(fqt_dir, "versions"), *v1 = fqt_join(versions, "r1");
     assert_int_equal(rename(snapshots, versions), 0);   /* the same links in a folder that is no cache */
     expect_finding(v1, FQ_ERROR, "link-leaves-folder", "index.json");
     assert_int_equal(rename(versions, snapshots), 0);
@@ -645,27 +629,16 @@ static void hub_cache_links(void **state)
     free(blobs); free(snapshots); free(rev); free(other); free(last); free(moved); free(blob);
 }
 
-static int to_torch(const char *from, const char *to, const char *args)
-{
-    const char *root = getenv("FITQ_SOURCE_DIR");
-    char cmd[4096];
-    snprintf(cmd, sizeof cmd, "python3 '%s/tests/tools/st_to_bin.py' '%s' '%s' %s", root ? root : ".", from, to, args);
-    return system(cmd);
-}
-
 static void torch_checkpoints(void **state)
 {
     (void)state;
-    if (system("python3 -c '' 2>/dev/null") != 0) {
-        print_message("python3 is missing: torch files not checked\n");
-        skip();
-    }
-    char *st = fqt_join(dir, "st"), *one = fqt_join(dir, "one"), *three = fqt_join(dir, "three"), *tied = fqt_join(dir, "tied"), *t = fqt_join(dir, "t");
+    fqt_need_python();
+    char *st = fqt_join(fqt_dir, "st"), *one = fqt_join(fqt_dir, "one"), *three = fqt_join(fqt_dir, "three"), *tied = fqt_join(fqt_dir, "tied"), *t = fqt_join(fqt_dir, "t");
     fqt_make_model(st, &(fqt_model){ .family = "qwen2" });
     fqt_make_model(t, &(fqt_model){ .family = "qwen2", .tied = true });
-    assert_int_equal(to_torch(st, one, "1"), 0);
-    assert_int_equal(to_torch(st, three, "3"), 0);
-    assert_int_equal(to_torch(t, tied, "1 tie"), 0);
+    assert_int_equal(fqt_to_torch(st, one, "1"), 0);
+    assert_int_equal(fqt_to_torch(st, three, "3"), 0);
+    assert_int_equal(fqt_to_torch(t, tied, "1 tie"), 0);
     fq_ckpt *a = open_ok(st);
     const struct { const char *path; size_t n_shard; } row[] = { { one, 1 }, { three, 3 } };
     for (size_t i = 0; i < 2; i++) {
@@ -703,8 +676,8 @@ static void many_empty_tensors(void **state)
         snprintf(name[i], sizeof name[i], "%x", (i * 7919u) % N);
         t[i] = (fqt_tensor){ .name = name[i], .dtype = "U8", .rank = 1 };
     }
-    fqt_write_safetensors(dir, "model.safetensors", t, N, 0);
-    char *path = fqt_join(dir, "model.safetensors");
+    fqt_write_safetensors(fqt_dir, "model.safetensors", t, N, 0);
+    char *path = fqt_join(fqt_dir, "model.safetensors");
     fq_ckpt *c = open_ok(path);
     assert_int_equal(c->n_tensor, N);
     assert_true(c->n_finding < 30);
@@ -740,11 +713,7 @@ static void sound_except(const char *path, const char *allowed)
 static void published_checkpoints(void **state)
 {
     (void)state;
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set: published checkpoints not checked\n");
-        skip();
-    }
+    const char *data = fqt_data();
     static const char *const own[] = { "own/tiny-qwen2", "own/tiny-qwen3-moe", "safetensors/hadamards.safetensors", "models/stories260K/derived" };
     for (size_t i = 0; i < 4; i++) {
         char *path = fqt_join(data, own[i]);
@@ -754,7 +723,7 @@ static void published_checkpoints(void **state)
     /* tiny_qwen3 stores a head beside tied embeddings, as some published models do */
     static const char *const golden[] = { "llama", "mistral", "qwen2", "qwen3", "qwen3_moe" };
     for (size_t i = 0; i < 5; i++) {
-        char from[64], *path = fqt_join(dir, golden[i]);
+        char from[64], *path = fqt_join(fqt_dir, golden[i]);
         assert_int_equal(mkdir(path, 0777), 0);
         snprintf(from, sizeof from, "tiny_%s_config.json", golden[i]);
         copy_golden(data, path, from, "config.json");
@@ -763,7 +732,7 @@ static void published_checkpoints(void **state)
         sound_except(path, strcmp(golden[i], "qwen3") ? "" : "tied-embeddings");
         free(path);
     }
-    char *sharded = fqt_join(dir, "sharded");
+    char *sharded = fqt_join(fqt_dir, "sharded");
     assert_int_equal(mkdir(sharded, 0777), 0);
     copy_golden(data, sharded, "tiny_llama_config.json", "config.json");
     copy_golden(data, sharded, "tiny_llama-00001-of-00002.safetensors", "tiny_llama-00001-of-00002.safetensors");
@@ -773,7 +742,7 @@ static void published_checkpoints(void **state)
     free(sharded);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, fqt_dir_setup, fqt_dir_teardown)
 
 int main(void)
 {

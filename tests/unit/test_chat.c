@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "fitq.h"
 #include "make_ckpt.h"
+#include "support.h"
 
 /* ---- a tokenizer of single bytes with any added tokens ---- */
 
@@ -67,14 +68,10 @@ static const char *const both[] = { "<|start_header_id|>", "<|end_header_id|>", 
 
 static fq_tokenizer *open_data(const char *name)
 {
-    const char *data = getenv("FITQ_TEST_DATA");
+    const char *data = fqt_data();
     char path[4096];
     fq_tokenizer *t = NULL;
     fq_err e;
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
     snprintf(path, sizeof path, "%s/tokenizers/%s", data, name);
     if (fq_tokenizer_open(path, &t, &e) != FQ_OK) fail_msg("%s", e.text);
     return t;

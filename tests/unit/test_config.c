@@ -11,16 +11,8 @@
 #include <cmocka.h>
 
 #include "arch/config.h"
-
-static const char *data_dir(void)
-{
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
-    return data;
-}
+#include "make_ckpt.h"
+#include "support.h"
 
 /* ---- published configurations ------------------------------------------------------------------------------------ */
 
@@ -58,7 +50,7 @@ static const real_case real_table[] = {
 static fq_status read_data(const char *file, fq_model *m, fq_err *e)
 {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", data_dir(), file);
+    snprintf(path, sizeof path, "%s/%s", fqt_data(), file);
     return fq_model_read(path, m, e);
 }
 
@@ -131,7 +123,7 @@ static void test_real_quant(void **state)
 static void read_folder(const char *folder, const char *end, size_t at_least)
 {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", data_dir(), folder);
+    snprintf(path, sizeof path, "%s/%s", fqt_data(), folder);
     DIR *d = opendir(path);
     assert_non_null(d);
     size_t n = 0;
@@ -476,12 +468,10 @@ static void test_paths(void **state)
 static void test_not_a_config(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/fitq-config-XXXXXX", path[64];
-    assert_non_null(mkdtemp(dir));
+    char *dir = fqt_tempdir(), *path = fqt_join(dir, "config.json");
     fq_model m = { .hidden_size = 7 };
     fq_err e;
     assert_int_equal(fq_model_read(dir, &m, &e), FQ_E_IO);
-    snprintf(path, sizeof path, "%s/config.json", dir);
     assert_non_null(strstr(e.text, path));
     assert_int_equal(mkfifo(path, 0600), 0);
     assert_int_equal(fq_model_read(dir, &m, &e), FQ_E_INPUT);
@@ -493,6 +483,8 @@ static void test_not_a_config(void **state)
     assert_true(fq_model_read(dir, &m, &e) != FQ_OK);
     assert_int_equal(m.hidden_size, 7);   /* outputs are untouched on failure */
     assert_int_equal(fq_model_read(NULL, &m, &e), FQ_E_USAGE);
+    free(path);
+    free(dir);
 }
 
 int main(void)

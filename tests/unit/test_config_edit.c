@@ -9,6 +9,7 @@
 
 #include "arch/config.h"
 #include "base/fs.h"
+#include "support.h"
 
 typedef struct edit_case { const char *text, *path, *value, *expected; } edit_case;
 
@@ -115,8 +116,7 @@ static void test_several_edits(void **state)
 static uint64_t rng;
 static unsigned draw(unsigned n)
 {
-    rng ^= rng << 13; rng ^= rng >> 7; rng ^= rng << 17;
-    return (unsigned)(rng >> 33) % n;
+    return (unsigned)(fqt_random(&rng) >> 33) % n;
 }
 
 typedef struct text { char s[16384]; size_t n; } text;
@@ -250,11 +250,7 @@ static void test_reverse(void **state)
 static void test_real_config(void **state)
 {
     (void)state;
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
+    const char *data = fqt_data();
     char path[4096], *s, *out;
     size_t n, n_out;
     fq_err e;

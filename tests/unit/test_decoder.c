@@ -8,12 +8,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "arch/decoder.h"
+#include "support.h"
 
 #define FAMILIES "qwen2, qwen3, qwen2_moe, qwen3_moe, llama, mistral, mixtral, qwen2_vl, qwen2_5_vl, qwen3_vl"
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -85,16 +85,6 @@ static const published published_table[] = {
     { .file = "zai-org--GLM-4.7-FP8.json", .refused = "unknown-family: found model_type \"glm4_moe\", expected one of " FAMILIES },
 };
 
-static const char *data_dir(void)
-{
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
-    return data;
-}
-
 static void check_published(const published *p, const char *path)
 {
     fqi_config c;
@@ -122,7 +112,7 @@ static void check_published(const published *p, const char *path)
 static void published_configs(void **state)
 {
     (void)state;
-    const char *data = data_dir();
+    const char *data = fqt_data();
     for (size_t i = 0; i < COUNT(published_table); i++) {
         char path[4096];
         snprintf(path, sizeof path, "%s/configs/%s", data, published_table[i].file);
@@ -134,7 +124,7 @@ static void table_has_every_published_config(void **state)
 {
     (void)state;
     static const char *const folder[] = { "", "odd-vocab/" };
-    const char *data = data_dir();
+    const char *data = fqt_data();
     for (size_t f = 0; f < COUNT(folder); f++) {
         char path[4096];
         snprintf(path, sizeof path, "%s/configs/%s", data, folder[f]);

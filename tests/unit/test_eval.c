@@ -18,40 +18,21 @@
 #include "job/runnable.h"
 #include "job/windows.h"
 #include "make_ckpt.h"
-
-static const char *data_dir(void)
-{
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
-    return data;
-}
+#include "support.h"
 
 static const fq_run two_threads = { .n_thread = 2 };
-static char tiny[4096], sample[4096], *dir;
+static char tiny[4096], sample[4096];
 
 static int setup(void **state)
 {
-    (void)state;
-    const char *source = getenv("FITQ_SOURCE_DIR");
-    snprintf(tiny, sizeof tiny, "%s/examples/tiny-qwen2", source ? source : ".");
-    dir = fqt_tempdir();
+    snprintf(tiny, sizeof tiny, "%s/examples/tiny-qwen2", fqt_source());
+    if (fqt_dir_setup(state) != 0) return 1;
     /* words that the tokenizer cuts into 1,500 ids or so */
     fqi_str s = { 0 };
     for (unsigned i = 0; i < 700; i++) fqi_str_printf(&s, "%s%s", (const char *[]){ "the ", "of a ", "great ", "house", ", and ", "12 " }[i * i % 6], i % 17 == 16 ? ".\n" : "");
-    fqt_write_text(dir, "sample.txt", s.s);
+    fqt_write_text(fqt_dir, "sample.txt", s.s);
     fqi_str_free(&s);
-    snprintf(sample, sizeof sample, "%s/sample.txt", dir);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    fqt_remove(dir);
-    free(dir);
+    snprintf(sample, sizeof sample, "%s/sample.txt", fqt_dir);
     return 0;
 }
 
@@ -78,7 +59,7 @@ static fq_status on_losses(void *user, size_t first, size_t n, const float *cons
 
 static void golden(const char *name, fqi_order order, size_t n_window)
 {
-    const char *data = data_dir();
+    const char *data = fqt_data();
     char path[4096], text[4096], json[4096];
     snprintf(path, sizeof path, "%s/own/%s", data, name);
     snprintf(text, sizeof text, "%s/text/fitq/eval.txt", data);
@@ -168,7 +149,7 @@ static void test_of_itself(void **state)
 
 static char *pad(const char *name, const char *from, const fq_pad_options *o)
 {
-    char *to = fqt_join(dir, name);
+    char *to = fqt_join(fqt_dir, name);
     fq_pad_options p = *o;
     fq_err e = { 0 };
     p.source = from;
@@ -256,7 +237,7 @@ static void test_cuts(void **state)
         /* the same weights in fixed order, and in served bf16 as well: rounding must not depend on the cut either */
         const fqi_lockstep s = { .n_model = 2, .ckpt = { m[0].ckpt, m[1].ckpt }, .decoder = { &m[0].decoder, &m[1].decoder }, .n_stream = 2,
                                  .stream = { { 0, FQI_ORDER_FIXED }, { 1, FQI_ORDER_FIXED } }, .n_pair = 1, .pair = { { 0, 1 } }, .served = FQ_DTYPE_BF16, .ids = w.ids,
-                                 .n_window = w.n_window, .n_context = w.n_context, .run = &two_threads, .phase = "test", .scratch_dir = dir };
+                                 .n_window = w.n_window, .n_context = w.n_context, .run = &two_threads, .phase = "test", .scratch_dir = fqt_dir };
         const fqi_lockstep_watch watch = { .user = &now, .layer = keep_layer, .logits = keep };
         now.logits = calloc(2 * now.stride, sizeof(float));
         now.n = 0;
@@ -292,7 +273,7 @@ static uint64_t least_of(const fq_eval_options *o)
 static void test_budget(void **state)
 {
     (void)state;
-    const fq_eval_options o = { .path = tiny, .text = { .text = sample, .context = 64 }, .exact = true, .scratch = dir };
+    const fq_eval_options o = { .path = tiny, .text = { .text = sample, .context = 64 }, .exact = true, .scratch = fqt_dir };
     fq_run run = two_threads;
     fq_eval_report free_run = evaluate(&o, &two_threads);
     run.memory_bytes = least_of(&o);
@@ -315,9 +296,9 @@ static void refused(const fq_eval_options *o, fq_status status, const char *rule
 static void test_refused(void **state)
 {
     (void)state;
-    char *small = fqt_join(dir, "small"), *ids = fqt_join(dir, "ids");
+    char *small = fqt_join(fqt_dir, "small"), *ids = fqt_join(fqt_dir, "ids");
     fqt_make_model(small, &(fqt_model){ .family = "qwen2", .vocab = 40, .seed = 3 });
-    fqt_write_text(dir, "ids", "1 2 3 4 5 6 7 39 8 9 10 11 12 13 14 2047");
+    fqt_write_text(fqt_dir, "ids", "1 2 3 4 5 6 7 39 8 9 10 11 12 13 14 2047");
     refused(&(fq_eval_options){ .text = { .ids = ids } }, FQ_E_USAGE, "path", "found no checkpoint");
     refused(&(fq_eval_options){ .path = tiny }, FQ_E_USAGE, "text", "found neither");
     refused(&(fq_eval_options){ .path = tiny, .served = (fq_served)9, .text = { .ids = ids } }, FQ_E_USAGE, "served-dtype", "found 9");
@@ -334,7 +315,7 @@ static void test_nan(void **state)
 {
     (void)state;
     const fqt_model m = { .family = "qwen2", .vocab = 60, .layers = 3, .dtype = "F32", .seed = 4 };
-    char *path = fqt_join(dir, "nan"), *ids = fqt_join(dir, "few");
+    char *path = fqt_join(fqt_dir, "nan"), *ids = fqt_join(fqt_dir, "few");
     fqt_make_model(path, &m);
     fqt_table t = fqt_model_tensors(&m);
     fqt_tensor *bad = fqt_table_find(&t, "model.layers.2.mlp.up_proj.weight");
@@ -344,7 +325,7 @@ static void test_nan(void **state)
     values[5] = NAN;
     bad->data = values;
     fqt_write_shards(path, t.t, t.n, 1, 4);
-    fqt_write_text(dir, "few", "1 2 3 4 5 6 7 8");
+    fqt_write_text(fqt_dir, "few", "1 2 3 4 5 6 7 8");
     refused(&(fq_eval_options){ .path = path, .text = { .ids = ids, .context = 4 } }, FQ_E_NUMERIC, NULL, "model.layers.2.mlp.up_proj.weight");
     fqt_table_free(&t);
     free(values);
@@ -393,5 +374,5 @@ int main(void)
         cmocka_unit_test(test_golden_losses), cmocka_unit_test(test_of_itself), cmocka_unit_test(test_padded), cmocka_unit_test(test_cuts), cmocka_unit_test(test_budget),
         cmocka_unit_test(test_refused), cmocka_unit_test(test_nan), cmocka_unit_test(test_progress_and_cancel),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, fqt_dir_teardown);
 }

@@ -9,6 +9,7 @@
 
 #include "arch/config.h"
 #include "base/fs.h"
+#include "support.h"
 
 static const fqi_naming plain = { .body_prefix = "model.", .usual = true };
 
@@ -447,11 +448,7 @@ typedef struct index_file { json_t *root; const char **name; size_t n; } index_f
 
 static void load_index(const char *file, index_file *x)
 {
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
+    const char *data = fqt_data();
     char path[4096], *text;
     size_t n;
     fq_err e;
@@ -478,7 +475,7 @@ static void check_binds(const char *stem, const char *family, size_t n_expected)
     char file[256], config[4096];
     snprintf(file, sizeof file, "%s.model.safetensors.index.json", stem);
     load_index(file, &x);
-    snprintf(config, sizeof config, "%s/quant/%s.config.json", getenv("FITQ_TEST_DATA"), stem);
+    snprintf(config, sizeof config, "%s/quant/%s.config.json", fqt_data(), stem);
     fqi_config c;
     fq_err e;
     if (fqi_config_load(config, &c, &e) != FQ_OK) fail_msg("%s", e.text);

@@ -3,21 +3,18 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
 #include "checkpoint/gather.h"
 #include "make_ckpt.h"
+#include "support.h"
 
 static uint64_t rng;
 static uint64_t rnd(uint64_t n)
 {
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return rng % n;
+    return fqt_random(&rng) % n;
 }
 
 /* A random map of n: padding of a random layout, a permutation in blocks, replication, or NULL. */
@@ -115,9 +112,7 @@ static void one_case(const char *path, const unsigned char *bytes, fq_io io)
 static void test_random(void **state)
 {
     (void)state;
-    const char *given = getenv("FITQ_TEST_SEED");
-    rng = given ? strtoull(given, NULL, 10) : 20240607;
-    print_message("seed %llu\n", (unsigned long long)rng);
+    rng = fqt_seed(20240607);
     size_t n = 8u << 20;
     unsigned char *bytes = malloc(n);
     for (size_t i = 0; i < n; i++) bytes[i] = (unsigned char)(1 + rnd(255));

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,16 +12,7 @@
 
 #include "fitq.h"
 #include "make_ckpt.h"
-
-static const char *data_dir(void)
-{
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
-    return data;
-}
+#include "support.h"
 
 static fq_generator *open_run(const char *path, const fq_generator_options *o, const fq_run *run)
 {
@@ -100,7 +90,7 @@ static void test_golden(void **state)
 {
     (void)state;
     static const char *const name[] = { "own/tiny-qwen2", "own/tiny-qwen3-moe" }, *const golden[] = { "own/golden/tiny-qwen2/golden.json", "own/golden/tiny-qwen3-moe/golden.json" };
-    const char *data = data_dir();
+    const char *data = fqt_data();
     for (size_t i = 0; i < 2; i++) {
         uint32_t prompt[128], want[64];
         json_t *root = load(data, golden[i]);
@@ -149,7 +139,7 @@ static char *llama2c_text(const char *dir, const uint32_t *ids, size_t n)
 static void test_stories(void **state)
 {
     (void)state;
-    const char *data = data_dir();
+    const char *data = fqt_data();
     char *dir = fqt_join(data, "models/stories260K");
     json_t *root = load(dir, "derived/greedy_ids.json");
     uint32_t want[512];
@@ -245,7 +235,7 @@ static void test_pieces(void **state)
 static void test_pieces_trained(void **state)
 {
     (void)state;
-    char *source = fqt_join(getenv("FITQ_SOURCE_DIR"), "examples/tiny-qwen2");
+    char *source = fqt_join(fqt_source(), "examples/tiny-qwen2");
     uint32_t ids[700];
     uint64_t seed = 5;
     for (size_t i = 0; i < 700; i++) ids[i] = (uint32_t)(draw(&seed) % 2000);
@@ -259,7 +249,7 @@ static void test_pieces_trained(void **state)
 static void test_threads(void **state)
 {
     (void)state;
-    char *source = fqt_join(getenv("FITQ_SOURCE_DIR"), "examples/tiny-qwen2");
+    char *source = fqt_join(fqt_source(), "examples/tiny-qwen2");
     for (int exact = 0; exact < 2; exact++) {
         float first[2048];
         for (int n = 1; n <= 3; n++) {
@@ -283,7 +273,7 @@ static void test_threads(void **state)
 static void test_seed(void **state)
 {
     (void)state;
-    char *source = fqt_join(getenv("FITQ_SOURCE_DIR"), "examples/tiny-qwen2");
+    char *source = fqt_join(fqt_source(), "examples/tiny-qwen2");
     uint32_t got[3][30];
     for (int r = 0; r < 3; r++) {
         fq_generator_options o = { .temperature = 0.9, .top_p = 0.95, .seed = r == 2 ? 8 : 7 };
@@ -563,7 +553,7 @@ static void test_cancelled(void **state)
 static void test_served(void **state)
 {
     (void)state;
-    char *source = fqt_join(getenv("FITQ_SOURCE_DIR"), "examples/tiny-qwen2");
+    char *source = fqt_join(fqt_source(), "examples/tiny-qwen2");
     for (fq_served served = FQ_SERVED_BF16; served <= FQ_SERVED_FP16; served++) {
         fq_generator_options o = { .served = served };
         fq_generator *g = open_run(source, &o, NULL);

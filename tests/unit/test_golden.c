@@ -17,16 +17,7 @@
 
 #include "fitq.h"
 #include "make_ckpt.h"
-
-static const char *data_dir(void)
-{
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
-    return data;
-}
+#include "support.h"
 
 static json_t *load(const char *dir, const char *name)
 {
@@ -144,7 +135,7 @@ static char *lay_out(const char *from, const char *base, bool sharded)
 
 static void check_tiny(const char *base, bool sharded)
 {
-    char *from = fqt_join(data_dir(), "models/tiny-golden"), name[256];
+    char *from = fqt_join(fqt_data(), "models/tiny-golden"), name[256];
     snprintf(name, sizeof name, "%s_logits.json", base);
     json_t *golden = load(from, name), *sequences = json_object_get(golden, "sequences");
     char *dir = lay_out(from, base, sharded);
@@ -175,7 +166,7 @@ static void test_qwen3_moe(void **state) { (void)state; check_tiny("tiny_qwen3_m
 static void check_trained(const char *model)
 {
     char path[4096];
-    snprintf(path, sizeof path, "%s/own/golden/%s", data_dir(), model);
+    snprintf(path, sizeof path, "%s/own/golden/%s", fqt_data(), model);
     json_t *golden = load(path, "golden.json");
     size_t n, n_bytes, n_prompt, n_greedy;
     uint32_t *ids = ids_of(json_object_get(golden, "prompt_ids"), &n);
@@ -190,7 +181,7 @@ static void check_trained(const char *model)
         memcpy(&x, raw + i * sizeof x, sizeof x);
         want[i] = (double)x;
     }
-    snprintf(path, sizeof path, "%s/own/%s", data_dir(), model);
+    snprintf(path, sizeof path, "%s/own/%s", fqt_data(), model);
     compare(model, path, ids, n, want, n_vocab, 2e-4);
     uint32_t *prompt = ids_of(json_object_get(golden, "greedy_prompt_ids"), &n_prompt);
     uint32_t *next = ids_of(json_object_get(golden, "greedy_ids"), &n_greedy);
@@ -210,7 +201,7 @@ static void test_trained_qwen3_moe(void **state) { (void)state; check_trained("t
 static void test_stories(void **state)
 {
     (void)state;
-    char *dir = fqt_join(data_dir(), "models/stories260K/derived");
+    char *dir = fqt_join(fqt_data(), "models/stories260K/derived");
     json_t *golden = load(dir, "greedy_ids.json");
     size_t n;
     uint32_t *ids = ids_of(json_object_get(golden, "ids"), &n);

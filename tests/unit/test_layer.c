@@ -13,6 +13,7 @@
 
 #include "layer_model.h"
 #include "model/work.h"
+#include "support.h"
 
 #define N_TOKEN 53          /* more than a tile of queries, of keys, and of tokens of a matrix product */
 #define MAX_SPAN 6
@@ -671,10 +672,7 @@ static void test_nothing_to_do(void **state)
 
 int main(void)
 {
-    const char *seed = getenv("FITQ_TEST_SEED");
-    fqt_state = seed ? strtoull(seed, NULL, 10) : 20261122;
-    if (fqt_state == 0) fqt_state = 1;
-    print_message("seed %llu\n", (unsigned long long)fqt_state);
+    fqt_state = fqt_seed(20261122);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_double), cmocka_unit_test(test_long), cmocka_unit_test(test_served), cmocka_unit_test(test_pieces), cmocka_unit_test(test_batches),
         cmocka_unit_test(test_instruction_sets), cmocka_unit_test(test_padding), cmocka_unit_test(test_taps), cmocka_unit_test(test_not_finite),

@@ -13,14 +13,12 @@
 
 #include "fitq.h"
 #include "make_ckpt.h"
+#include "support.h"
 
 static uint64_t rng;
 static int64_t rnd(int64_t n)
 {
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return (int64_t)(rng % (uint64_t)n);
+    return (int64_t)(fqt_random(&rng) % (uint64_t)n);
 }
 
 /* Every tensor of a is in b with the same dtype, shape and bytes; read through the library's catalogue and plain stdio. */

@@ -6,13 +6,13 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include <cmocka.h>
 
 #include "plan_models.h"
+#include "support.h"
 
 static unsigned long long rng;
 static int64_t below(int64_t n)
@@ -185,9 +185,7 @@ static void check_impossible(kind w, const fq_model *m, int tp, int group)
 static void random_models(void **state)
 {
     (void)state;
-    const char *seed = getenv("FITQ_TEST_SEED");
-    rng = seed ? strtoull(seed, NULL, 10) : (unsigned long long)time(NULL);
-    print_message("seed %llu\n", rng);
+    rng = fqt_seed((uint64_t)time(NULL));
     static const int group_sizes[] = { -1, 32, 64, 128 };
     int seen[4] = { 0, 0, 0, 0 };
     for (int round = 0; round < 1500; round++) {

@@ -12,6 +12,7 @@
 
 #include "plan/heads.h"
 #include "plan_models.h"
+#include "support.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -155,9 +156,7 @@ static void check_alternatives(const fqi_head_rule *r, size_t n, int64_t h, int6
 static void search_equals_brute_force(void **state)
 {
     (void)state;
-    const char *seed = getenv("FITQ_TEST_SEED");
-    rng = seed ? strtoull(seed, NULL, 10) : (unsigned long long)time(NULL);
-    print_message("seed %llu\n", rng);
+    rng = fqt_seed((uint64_t)time(NULL));
     for (int round = 0; round < 400; round++) {
         int64_t kv = 1 + below(6), h = kv * (1 + below(7));
         size_t n = 1 + (size_t)below(2);

@@ -18,6 +18,7 @@
 
 #include "fitq.h"
 #include "make_ckpt.h"
+#include "support.h"
 
 #define UNROUTED 1      /* an expert that no token is sent to */
 #define CONTEXT 24
@@ -25,13 +26,7 @@
 /* ---- models whose numbers are like those of a model ---------------------------------------------------------------- */
 
 static uint64_t rng;
-static uint64_t next(void)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return rng;
-}
+static uint64_t next(void) { return fqt_random(&rng); }
 
 /* About a normal variable: variance 1. */
 static double wave(void)
@@ -297,9 +292,9 @@ static void test_trained_models(void **state)
 {
     (void)state;
     dirs d = dirs_new();
-    const char *source = getenv("FITQ_SOURCE_DIR"), *data = getenv("FITQ_TEST_DATA");
+    const char *data = getenv("FITQ_TEST_DATA");
     char path[4096];
-    snprintf(path, sizeof path, "%s/examples/tiny-qwen2", source ? source : ".");
+    snprintf(path, sizeof path, "%s/examples/tiny-qwen2", fqt_source());
     prove_fits("tiny-qwen2", path, d.b, 0);
     if (data) {
         snprintf(path, sizeof path, "%s/own/tiny-qwen3-moe", data);
@@ -627,14 +622,13 @@ static void test_text(void **state)
 {
     (void)state;
     dirs d = dirs_new();
-    const char *source = getenv("FITQ_SOURCE_DIR");
     char path[4096], license[4096];
     fq_pad_report p;
     fq_proof r = { 0 };
     fq_err e = { 0 };
     seen s = { .next_layer = -1, .good = true };
-    snprintf(path, sizeof path, "%s/examples/tiny-qwen2", source ? source : ".");
-    snprintf(license, sizeof license, "%s/LICENSE", source ? source : ".");
+    snprintf(path, sizeof path, "%s/examples/tiny-qwen2", fqt_source());
+    snprintf(license, sizeof license, "%s/LICENSE", fqt_source());
     pad(path, d.b, &(fq_fit){ .intermediate_size_pad = 1024 }, FQ_LAYOUT_SPREAD, NULL, &p);
     fq_verify_options o = { .a = path, .b = d.b, .text = { .text = license, .context = 32, .chunks = 3 }, .on_plan = on_plan, .on_layer = on_layer, .user = &s };
     fq_status status = fq_verify(&o, &(fq_run){ .n_thread = 2 }, &r, &e);

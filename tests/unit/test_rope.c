@@ -5,12 +5,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "model/rope.h"
+#include "support.h"
 
 #define MAX_HALF 128
 
@@ -18,10 +18,7 @@ static uint64_t rng;
 
 static double uniform(void)
 {
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return (double)(rng >> 11) * 0x1p-53;
+    return (double)(fqt_random(&rng) >> 11) * 0x1p-53;
 }
 
 /* ---- frequencies ----------------------------------------------------------------------------------------------- */

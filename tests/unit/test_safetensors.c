@@ -15,6 +15,7 @@
 
 #include "base/fs.h"
 #include "format/safetensors.h"
+#include "support.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -473,8 +474,7 @@ static void own_example(void **state)
 {
     (void)state;
     char path[4096];
-    const char *dir = getenv("FITQ_SOURCE_DIR");
-    snprintf(path, sizeof path, "%s/examples/tiny-qwen2/model.safetensors", dir != NULL ? dir : ".");
+    snprintf(path, sizeof path, "%s/examples/tiny-qwen2/model.safetensors", fqt_source());
     check_real(path, 0, false);
 }
 
@@ -487,11 +487,7 @@ static void third_party_files(void **state)
         { "models/tiny-golden/tiny_qwen3_moe.safetensors", true },
         { "models/tiny-golden/tiny_llama-00001-of-00002.safetensors", true },
     };
-    const char *dir = getenv("FITQ_TEST_DATA");
-    if (dir == NULL || *dir == '\0') {
-        print_message("FITQ_TEST_DATA is not set: third-party files not read\n");
-        skip();
-    }
+    const char *dir = fqt_data();
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         char path[4096];
         snprintf(path, sizeof path, "%s/%s", dir, t[i].name);

@@ -19,8 +19,7 @@
 #include "base/fs.h"
 #include "base/fs_scratch.h"
 #include "make_ckpt.h"
-
-static char *dir;
+#include "support.h"
 
 static size_t n_entry(const char *path)
 {
@@ -40,8 +39,8 @@ static void test_holds(void **state)
     enum { N = 300000 };
     unsigned char *a = malloc(N), *b = malloc(N);
     for (size_t i = 0; i < N; i++) a[i] = (unsigned char)(i * 7 + i / 251);
-    assert_int_equal(fqi_scratch_open(&s, dir, 2 * N, &e), FQ_OK);
-    assert_int_equal(n_entry(dir), 0);   /* it has no name */
+    assert_int_equal(fqi_scratch_open(&s, fqt_dir, 2 * N, &e), FQ_OK);
+    assert_int_equal(n_entry(fqt_dir), 0);   /* it has no name */
     assert_int_equal(fcntl(s.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     struct stat st;
     assert_int_equal(fstat(s.fd, &st), 0);
@@ -68,11 +67,11 @@ static void test_where(void **state)
     (void)state;
     fqi_scratch s = FQI_SCRATCH_NONE;
     fq_err e = { 0 };
-    char *before = getenv("TMPDIR") ? strdup(getenv("TMPDIR")) : NULL, *missing = fqt_join(dir, "missing");
-    assert_int_equal(setenv("TMPDIR", dir, 1), 0);
+    char *before = getenv("TMPDIR") ? strdup(getenv("TMPDIR")) : NULL, *missing = fqt_join(fqt_dir, "missing");
+    assert_int_equal(setenv("TMPDIR", fqt_dir, 1), 0);
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(fqi_scratch_open(&s, i ? NULL : "", 10, &e), FQ_OK);
-        assert_string_equal(s.dir, dir);
+        assert_string_equal(s.dir, fqt_dir);
         fqi_scratch_close(&s);
     }
     assert_int_equal(setenv("TMPDIR", "", 1), 0);
@@ -95,11 +94,11 @@ static void test_no_space(void **state)
     (void)state;
     fqi_scratch s = FQI_SCRATCH_NONE;
     fq_err e = { 0 };
-    const uint64_t much[] = { UINT64_MAX, (uint64_t)INT64_MAX + 1, (uint64_t)INT64_MAX, fqi_free_bytes(dir) / 2 * 3 };
+    const uint64_t much[] = { UINT64_MAX, (uint64_t)INT64_MAX + 1, (uint64_t)INT64_MAX, fqi_free_bytes(fqt_dir) / 2 * 3 };
     for (size_t i = 0; i < 4; i++) {
         char want[64];
         (void)snprintf(want, sizeof want, "expected %llu for", (unsigned long long)much[i]);
-        assert_int_equal(fqi_scratch_open(&s, dir, much[i], &e), FQ_E_IO);
+        assert_int_equal(fqi_scratch_open(&s, fqt_dir, much[i], &e), FQ_E_IO);
         assert_string_equal(e.rule, "space");
         assert_non_null(strstr(e.text, want));
         assert_int_equal(s.fd, -1);
@@ -119,9 +118,9 @@ static void test_limit(void **state)
     small = old;
     small.rlim_cur = 65536;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    fq_status too_large = fqi_scratch_open(&s, dir, 65537, &e);
+    fq_status too_large = fqi_scratch_open(&s, fqt_dir, 65537, &e);
     int err = e.sys_errno;
-    fq_status fits = fqi_scratch_open(&s, dir, 65536, &e), inside = fqi_scratch_write(&s, zeros, 8192, 57344, &e), beyond = fqi_scratch_write(&s, zeros, 8192, 61440, &e);
+    fq_status fits = fqi_scratch_open(&s, fqt_dir, 65536, &e), inside = fqi_scratch_write(&s, zeros, 8192, 57344, &e), beyond = fqi_scratch_write(&s, zeros, 8192, 61440, &e);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
     assert_int_equal(too_large, FQ_E_IO);
     assert_int_equal(err, EFBIG);
@@ -129,28 +128,18 @@ static void test_limit(void **state)
     assert_int_equal(inside, FQ_OK);
     assert_int_equal(beyond, FQ_E_IO);   /* after a short count */
     assert_int_equal(e.sys_errno, EFBIG);
-    assert_non_null(strstr(e.text, dir));
+    assert_non_null(strstr(e.text, fqt_dir));
     fqi_scratch_close(&s);
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    dir = fqt_tempdir();
-    return 0;
 }
 
 static int teardown(void **state)
 {
-    (void)state;
-    size_t left = n_entry(dir);
-    fqt_remove(dir);
-    free(dir);
-    return left == 0 ? 0 : 1;
+    size_t left = n_entry(fqt_dir);
+    return fqt_dir_teardown(state) == 0 && left == 0 ? 0 : 1;
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_holds), cmocka_unit_test(test_where), cmocka_unit_test(test_no_space), cmocka_unit_test(test_limit) };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, fqt_dir_setup, teardown);
 }

@@ -10,17 +10,8 @@
 #include <jansson.h>
 
 #include "base/fs.h"
+#include "support.h"
 #include "tokenizer/tokenizer.h"
-
-static const char *data_dir(void)
-{
-    const char *data = getenv("FITQ_TEST_DATA");
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
-    return data;
-}
 
 static char *slurp(const char *base, const char *name, size_t *n)
 {
@@ -101,7 +92,7 @@ static void inp_and_out(void **state)
     };
     (void)state;
     int n_bad = 0, n_text = 0;
-    const char *data = data_dir();
+    const char *data = fqt_data();
     for (size_t k = 0; k < sizeof table / sizeof table[0]; k++) {
         static const char mark[] = "\n__ggml_vocab_test__\n";
         char name[256];
@@ -156,7 +147,7 @@ static int json_cases(const fq_tokenizer *t, const json_t *cases, int *n_text)
 static void small_tokenizers(void **state)
 {
     (void)state;
-    const char *data = data_dir();
+    const char *data = fqt_data();
     size_t n, n_kind = 0;
     int n_text = 0, n_bad = 0;
     char *text = slurp(data, "tokenizers/golden/hf_tokenizer_cases.json", &n);
@@ -184,7 +175,7 @@ static void small_tokenizers(void **state)
 static void snippets(void **state)
 {
     (void)state;
-    const char *data = data_dir();
+    const char *data = fqt_data();
     size_t n;
     int n_text = 0;
     char *text = slurp(data, "tokenizers/golden/qwen2_snippets.json", &n);
@@ -214,7 +205,7 @@ static size_t round_trip(const fq_tokenizer *t, const char *text, size_t n)
 static void wikitext(void **state)
 {
     (void)state;
-    const char *data = data_dir();
+    const char *data = fqt_data();
     size_t n;
     char *text = slurp(data, "text/wikitext-2/wiki.test.raw", &n);
     fq_tokenizer *t = open_at(data, "tokenizers/qwen2");
@@ -231,7 +222,7 @@ static void many_scripts(void **state)
                                         "text/udhr/eng.txt", "text/udhr/heb.txt", "text/udhr/hin.txt", "text/udhr/jpn.txt", "text/udhr/kor.txt",
                                         "text/udhr/rus.txt", "text/udhr/tha.txt", "text/emoji-test.txt", "text/unicode/NormalizationTest.txt" };
     (void)state;
-    const char *data = data_dir();
+    const char *data = fqt_data();
     for (size_t k = 0; k < sizeof tokenizer / sizeof tokenizer[0]; k++) {
         fq_tokenizer *t = open_at(data, tokenizer[k]);
         for (size_t i = 0; i < sizeof file / sizeof file[0]; i++) {
@@ -248,8 +239,7 @@ static void many_scripts(void **state)
 static void example(void **state)
 {
     (void)state;
-    const char *root = getenv("FITQ_SOURCE_DIR");
-    fq_tokenizer *t = open_at(root ? root : ".", "examples/tiny-qwen2");
+    fq_tokenizer *t = open_at(fqt_source(), "examples/tiny-qwen2");
     assert_int_equal(fq_tokenizer_n_vocab(t), 2048);
     static const char text[] = "It's 1999:  cafe\xcc\x81 \xe6\x97\xa5\xe6\x9c\xac\n\n<|im_end|>\tx ";
     assert_true(round_trip(t, text, sizeof text - 1) > 10);
@@ -270,10 +260,9 @@ static void *work(void *at)
 static void threads(void **state)
 {
     (void)state;
-    const char *root = getenv("FITQ_SOURCE_DIR");
     size_t n;
-    char *text = slurp(root ? root : ".", "include/fitq.h", &n);
-    fq_tokenizer *t = open_at(root ? root : ".", "examples/tiny-qwen2");
+    char *text = slurp(fqt_source(), "include/fitq.h", &n);
+    fq_tokenizer *t = open_at(fqt_source(), "examples/tiny-qwen2");
     job j[4];
     pthread_t id[4];
     for (int i = 0; i < 4; i++) {
@@ -296,11 +285,10 @@ static void threads(void **state)
 /* The example's tokenizer with another pattern. */
 static fq_tokenizer *with_pattern(const char *pattern)
 {
-    const char *root = getenv("FITQ_SOURCE_DIR");
     size_t n;
     fq_tokenizer *t = NULL;
     fq_err e;
-    char *text = slurp(root ? root : ".", "examples/tiny-qwen2/tokenizer.json", &n);
+    char *text = slurp(fqt_source(), "examples/tiny-qwen2/tokenizer.json", &n);
     json_t *file = json_loadb(text, n, 0, NULL);
     free(text);
     assert_non_null(file);

@@ -7,12 +7,12 @@
 
 #include <cmocka.h>
 
+#include "make_ckpt.h"
+#include "support.h"
 #include "torch_mem.h"
 
 #define MAX_PICKLE (64u << 20)
 #define SKIP_STATUS 77
-
-static char dir[256];
 
 /* ---- contents --------------------------------------------------------------------------------------------------- */
 
@@ -53,11 +53,9 @@ static char *describe(const mem_file *m, const fqi_torch_table *t)
 
 static mem_file load(const char *name)
 {
-    char path[600];
     mem_file m = { 0 };
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    m.bytes = mem_slurp(path, &m.n);
-    if (!m.bytes) fail_msg("cannot read %s", path);
+    m.bytes = (unsigned char *)fqt_read(fqt_dir, name, &m.n);
+    if (!m.bytes) fail_msg("cannot read %s", name);
     return m;
 }
 
@@ -88,8 +86,8 @@ static void example(void **state)
     };
     for (size_t i = 0; i < sizeof v / sizeof v[0]; i++) {
         char args[600];
-        snprintf(args, sizeof args, "'%s/example.bin' %s", dir, v[i].flags);
-        assert_int_equal(mem_python("python3", "tests/tools/torch_bin.py", args), 0);
+        snprintf(args, sizeof args, "'%s/example.bin' %s", fqt_dir, v[i].flags);
+        assert_int_equal(fqt_python(NULL, "tests/tools/torch_bin.py", args), 0);
         check_file("example.bin", "example.bin.expect", v[i].wrapper);
     }
 }
@@ -103,8 +101,8 @@ static void judged_by_torch(void **state)
     };
     const char *python = getenv("FITQ_TORCH_PYTHON");   /* a Python that has torch, if it is not the system's */
     char args[300];
-    snprintf(args, sizeof args, "'%s'", dir);
-    int r = mem_python(python ? python : "/usr/bin/python3", "tests/tools/torch_judge.py", args);
+    snprintf(args, sizeof args, "'%s'", fqt_dir);
+    int r = fqt_python(python ? python : "/usr/bin/python3", "tests/tools/torch_judge.py", args);
     if (r == SKIP_STATUS || r == 127) {
         print_message("no torch to judge by\n");
         skip();
@@ -144,8 +142,8 @@ static void every_bit(void **state)
 {
     (void)state;
     char args[300];
-    snprintf(args, sizeof args, "'%s/example.bin'", dir);
-    assert_int_equal(mem_python("python3", "tests/tools/torch_bin.py", args), 0);
+    snprintf(args, sizeof args, "'%s/example.bin'", fqt_dir);
+    assert_int_equal(fqt_python(NULL, "tests/tools/torch_bin.py", args), 0);
     mem_file m = load("example.bin"), want = load("example.bin.expect");
     size_t accepted = 0;
     for (size_t bit = 0; bit < 8 * m.n; bit++) {
@@ -206,14 +204,11 @@ static void pickle_limit(void **state)
     free(m.bytes);
 }
 
-static int setup(void **state) { (void)state; mem_tempdir(dir); return 0; }
-static int teardown(void **state) { (void)state; mem_remove(dir); return 0; }
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(example), cmocka_unit_test(judged_by_torch), cmocka_unit_test(every_bit),
         cmocka_unit_test(every_length), cmocka_unit_test(every_read), cmocka_unit_test(pickle_limit),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, fqt_dir_setup, fqt_dir_teardown);
 }

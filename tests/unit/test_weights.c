@@ -19,17 +19,11 @@
 
 #include "make_ckpt.h"
 #include "model/weights.h"
+#include "support.h"
 
-static char *dir;
 static uint64_t rng = 88172645463325252u;
 
-static uint64_t rnd(void)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return rng;
-}
+static uint64_t rnd(void) { return fqt_random(&rng); }
 
 /* ---- a model whose bytes are known ---- */
 
@@ -66,7 +60,7 @@ static void write_known(known *k, const fqt_model *m)
 
 static known make(const char *name, const fqt_model *m)
 {
-    known k = { .t = fqt_model_tensors(m), .path = fqt_join(dir, name) };
+    known k = { .t = fqt_model_tensors(m), .path = fqt_join(fqt_dir, name) };
     k.data = calloc(k.t.n + 8, sizeof *k.data);
     for (size_t i = 0; i < k.t.n; i++) {
         k.data[i] = calloc(elements(&k.t.t[i]) + 8, 8);
@@ -376,18 +370,13 @@ static void test_tied_beside_head(void **state)
 static void test_torch(void **state)
 {
     (void)state;
-    const char *root = getenv("FITQ_SOURCE_DIR");
     static const struct { fqt_model m; const char *args; } row[] = {
         { { .family = "qwen2" }, "1" }, { { .family = "qwen3_moe" }, "3" }, { { .family = "qwen2", .tied = true }, "1 tie" } };
-    if (system("python3 -c '' 2>/dev/null") != 0) {
-        print_message("python3 is missing: torch files not checked\n");
-        skip();
-    }
+    fqt_need_python();
     for (size_t i = 0; i < 3; i++) {
         known k = make("st", &row[i].m);
-        char cmd[4096], *to = fqt_join(dir, "bin");
-        (void)snprintf(cmd, sizeof cmd, "python3 '%s/tests/tools/st_to_bin.py' '%s' '%s' %s", root ? root : ".", k.path, to, row[i].args);
-        assert_int_equal(system(cmd), 0);
+        char *to = fqt_join(fqt_dir, "bin");
+        assert_int_equal(fqt_to_torch(k.path, to, row[i].args), 0);
         fqt_remove(k.path);
         free(k.path);
         k.path = to;
@@ -804,20 +793,8 @@ static void test_measure(void **state)
 
 static int setup(void **state)
 {
-    (void)state;
-    const char *seed = getenv("FITQ_TEST_SEED");
-    if (seed) rng = strtoull(seed, NULL, 0) | 1;
-    print_message("FITQ_TEST_SEED=%" PRIu64 "\n", rng);
-    dir = fqt_tempdir();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    fqt_remove(dir);
-    free(dir);
-    return 0;
+    rng = fqt_seed(rng);
+    return fqt_dir_setup(state);
 }
 
 int main(void)
@@ -829,5 +806,5 @@ int main(void)
         cmocka_unit_test(test_served_overflow), cmocka_unit_test(test_error_of_reader), cmocka_unit_test(test_cancelled), cmocka_unit_test(test_arguments),
         cmocka_unit_test(test_measure),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, fqt_dir_teardown);
 }

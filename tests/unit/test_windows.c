@@ -12,26 +12,16 @@
 #include "base/fs.h"
 #include "job/windows.h"
 #include "make_ckpt.h"
+#include "support.h"
 
 #define TINY_VOCAB 2048
 
-static char tiny[4096], *dir;
+static char tiny[4096];
 
 static int setup(void **state)
 {
-    (void)state;
-    const char *source = getenv("FITQ_SOURCE_DIR");
-    snprintf(tiny, sizeof tiny, "%s/examples/tiny-qwen2", source ? source : ".");
-    dir = fqt_tempdir();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    fqt_remove(dir);
-    free(dir);
-    return 0;
+    snprintf(tiny, sizeof tiny, "%s/examples/tiny-qwen2", fqt_source());
+    return fqt_dir_setup(state);
 }
 
 /* "word word word ..." of n bytes. */
@@ -66,10 +56,10 @@ static fqi_windows make(const fq_text *t, const char *model, int64_t vocab)
 static void test_cutting(void **state)
 {
     (void)state;
-    char *text = words(3000), *path = fqt_join(dir, "text");
+    char *text = words(3000), *path = fqt_join(fqt_dir, "text");
     size_t n;
     uint32_t *ids = tokenize(tiny, text, 3000, false, &n);
-    fqt_write_text(dir, "text", text);
+    fqt_write_text(fqt_dir, "text", text);
     static const struct { int64_t context, chunks; fq_score score; size_t n_context, first, per; } row[] = {
         { 0, 0, FQ_SCORE_SECOND_HALF, 512, 256, 255 }, { 16, 0, FQ_SCORE_SECOND_HALF, 16, 8, 7 },  { 16, 3, FQ_SCORE_ALL, 16, 0, 15 },
         { 17, 0, FQ_SCORE_SECOND_HALF, 17, 8, 8 },     { 2, 0, FQ_SCORE_ALL, 2, 0, 1 },            { 4, 5, FQ_SCORE_SECOND_HALF, 4, 2, 1 },
@@ -97,8 +87,8 @@ static void test_cutting(void **state)
 static void test_exactly_one_window(void **state)
 {
     (void)state;
-    char *path = fqt_join(dir, "four");
-    fqt_write_text(dir, "four", " 1, 2\t[3]\r\n4");
+    char *path = fqt_join(fqt_dir, "four");
+    fqt_write_text(fqt_dir, "four", " 1, 2\t[3]\r\n4");
     const fq_text t = { .ids = path, .context = 4 };
     fqi_windows w = make(&t, tiny, 5);
     assert_int_equal(w.n_window, 1);
@@ -112,10 +102,10 @@ static void test_bos(void **state)
 {
     (void)state;
     static const struct { fq_bos rule; bool bos; } row[] = { { FQ_BOS_AUTO, false }, { FQ_BOS_ALWAYS, true }, { FQ_BOS_NEVER, false } };
-    char *text = words(400), *path = fqt_join(dir, "text");
+    char *text = words(400), *path = fqt_join(fqt_dir, "text");
     size_t n;
     uint32_t *ids = tokenize(tiny, text, 400, false, &n);
-    fqt_write_text(dir, "text", text);
+    fqt_write_text(fqt_dir, "text", text);
     for (size_t i = 0; i < 3; i++) {
         const fq_text t = { .text = path, .context = 8, .bos = row[i].rule };
         fqi_windows w = make(&t, tiny, TINY_VOCAB);
@@ -132,17 +122,13 @@ static void test_bos(void **state)
 static void test_bos_of_llama(void **state)
 {
     (void)state;
-    const char *data = getenv("FITQ_TEST_DATA");
+    const char *data = fqt_data();
     char llama[4096];
-    if (!data) {
-        print_message("FITQ_TEST_DATA is not set\n");
-        skip();
-    }
     snprintf(llama, sizeof llama, "%s/tokenizers/llama3.1", data);
-    char *text = words(400), *path = fqt_join(dir, "text");
+    char *text = words(400), *path = fqt_join(fqt_dir, "text");
     size_t n;
     uint32_t *ids = tokenize(llama, text, 400, true, &n);
-    fqt_write_text(dir, "text", text);
+    fqt_write_text(fqt_dir, "text", text);
     assert_int_equal(ids[0], 128000);
     const fq_text t = { .text = path, .context = 8 }, never = { .text = path, .context = 8, .bos = FQ_BOS_NEVER };
     fqi_windows w = make(&t, llama, 128256), plain = make(&never, llama, 128256);
@@ -160,11 +146,11 @@ static void test_bos_of_llama(void **state)
 static void test_nul(void **state)
 {
     (void)state;
-    char text[64], *path = fqt_join(dir, "nul");
+    char text[64], *path = fqt_join(fqt_dir, "nul");
     size_t n;
     for (size_t i = 0; i < sizeof text; i++) text[i] = i % 2 ? 'a' : '\0';
     uint32_t *ids = tokenize(tiny, text, sizeof text, false, &n);
-    fqt_write(dir, "nul", text, sizeof text);
+    fqt_write(fqt_dir, "nul", text, sizeof text);
     const fq_text t = { .text = path, .context = 4 };
     fqi_windows w = make(&t, tiny, TINY_VOCAB);
     assert_true(n > 32);
@@ -181,8 +167,8 @@ static void test_random(void **state)
     fqi_windows a = { 0 }, b = { 0 };
     fq_err e = { 0 };
     const fq_text t = { .context = 64, .chunks = 3, .score = FQ_SCORE_ALL };
-    assert_int_equal(fqi_windows_make(&t, dir, 1000, true, &a, &e), FQ_OK);
-    assert_int_equal(fqi_windows_make(&t, dir, 1000, true, &b, &e), FQ_OK);
+    assert_int_equal(fqi_windows_make(&t, fqt_dir, 1000, true, &a, &e), FQ_OK);
+    assert_int_equal(fqi_windows_make(&t, fqt_dir, 1000, true, &b, &e), FQ_OK);
     assert_true(a.random);
     assert_int_equal(a.n_window, 3);
     assert_memory_equal(a.ids, b.ids, 192 * sizeof *a.ids);
@@ -214,17 +200,17 @@ static void refused(const refusal *r, const char *model, int64_t vocab)
 static void test_refused(void **state)
 {
     (void)state;
-    char *fifo = fqt_join(dir, "fifo"), *huge = fqt_join(dir, "huge"), *empty = fqt_join(dir, "empty"), *bad = fqt_join(dir, "bad"), *ids = fqt_join(dir, "ids");
-    char *words_ids = fqt_join(dir, "words"), *large = fqt_join(dir, "large"), *missing = fqt_join(dir, "missing"), *three = fqt_join(dir, "three"), *nul = fqt_join(dir, "nul-ids");
-    fqt_write(dir, "empty", "", 0);
-    fqt_write(dir, "bad", "abc\xc3(", 5);
-    fqt_write_text(dir, "ids", "1 2 3 9 4 5 6 7");
-    fqt_write_text(dir, "words", "1 2 x3");
-    fqt_write_text(dir, "three", "1 2 3");
-    fqt_write_text(dir, "large", "1 99999999999");
-    fqt_write(dir, "nul-ids", "1 2\0 3", 6);
+    char *fifo = fqt_join(fqt_dir, "fifo"), *huge = fqt_join(fqt_dir, "huge"), *empty = fqt_join(fqt_dir, "empty"), *bad = fqt_join(fqt_dir, "bad"), *ids = fqt_join(fqt_dir, "ids");
+    char *words_ids = fqt_join(fqt_dir, "words"), *large = fqt_join(fqt_dir, "large"), *missing = fqt_join(fqt_dir, "missing"), *three = fqt_join(fqt_dir, "three"), *nul = fqt_join(fqt_dir, "nul-ids");
+    fqt_write(fqt_dir, "empty", "", 0);
+    fqt_write(fqt_dir, "bad", "abc\xc3(", 5);
+    fqt_write_text(fqt_dir, "ids", "1 2 3 9 4 5 6 7");
+    fqt_write_text(fqt_dir, "words", "1 2 x3");
+    fqt_write_text(fqt_dir, "three", "1 2 3");
+    fqt_write_text(fqt_dir, "large", "1 99999999999");
+    fqt_write(fqt_dir, "nul-ids", "1 2\0 3", 6);
     assert_int_equal(mkfifo(fifo, 0600), 0);
-    fqt_write_text(dir, "huge", "x");
+    fqt_write_text(fqt_dir, "huge", "x");
     assert_int_equal(truncate(huge, INT64_C(1) << 40), 0);
     const refusal row[] = {
         { "both", { .text = ids, .ids = ids }, FQ_E_USAGE, "text", "found a text and a list of ids" },
@@ -244,7 +230,7 @@ static void test_refused(void **state)
         { "NUL among ids", { .ids = nul, .context = 4 }, FQ_E_INPUT, "token-ids", "/nul-ids: byte 2: token-ids" },
         { "FIFO", { .text = fifo }, FQ_E_INPUT, "file-kind", "found a FIFO, expected a regular file" },
         { "FIFO of ids", { .ids = fifo }, FQ_E_INPUT, "file-kind", "found a FIFO" },
-        { "folder", { .text = dir }, FQ_E_INPUT, "file-kind", "found a folder" },
+        { "folder", { .text = fqt_dir }, FQ_E_INPUT, "file-kind", "found a folder" },
         { "device", { .text = "/dev/zero" }, FQ_E_INPUT, "file-kind", "found a device" },
         { "1 TB", { .text = huge }, FQ_E_INPUT, "file-size", "found 1099511627776 bytes, expected at most 1073741824" },
         { "1 TB of ids", { .ids = huge }, FQ_E_INPUT, "file-size", "found 1099511627776 bytes" },
@@ -255,11 +241,11 @@ static void test_refused(void **state)
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) refused(&row[i], tiny, 9);
     const refusal no_tokenizer = { "no tokenizer", { .text = ids }, FQ_E_IO, NULL, "tokenizer.json: open" };
     const refusal no_bos = { "no BOS", { .ids = ids, .context = 4, .bos = FQ_BOS_ALWAYS }, FQ_E_INPUT, "bos-token", "found no beginning-of-text token" };
-    refused(&no_tokenizer, dir, 10);
-    refused(&no_bos, dir, 10);
+    refused(&no_tokenizer, fqt_dir, 10);
+    refused(&no_bos, fqt_dir, 10);
     /* ids need no tokenizer */
     const fq_text t = { .ids = ids, .context = 4 };
-    fqi_windows w = make(&t, dir, 10);
+    fqi_windows w = make(&t, fqt_dir, 10);
     assert_int_equal(w.n_window, 2);
     fqi_windows_free(&w);
     free(fifo); free(huge); free(empty); free(bad); free(ids); free(words_ids); free(large); free(missing); free(nul); free(three);
@@ -271,5 +257,5 @@ int main(void)
         cmocka_unit_test(test_cutting), cmocka_unit_test(test_exactly_one_window), cmocka_unit_test(test_bos), cmocka_unit_test(test_bos_of_llama),
         cmocka_unit_test(test_nul), cmocka_unit_test(test_random), cmocka_unit_test(test_refused),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, fqt_dir_teardown);
 }
