@@ -1,6 +1,6 @@
 /* support.h - what tests need besides checkpoints: where things lie, a folder of their own, random numbers, Python.
  *
- * Nothing here knows the library: what a test asserts stands in the test. Files and folders are written with make_ckpt.h. */
+ * What a test asserts about the library stands in the test. Files and folders are written with make_ckpt.h. */
 #ifndef FITQ_TESTS_SUPPORT_H
 #define FITQ_TESTS_SUPPORT_H
 
@@ -12,6 +12,16 @@
 const char *fqt_source(void);   /* the repository: $FITQ_SOURCE_DIR, else "." */
 /* Data of third parties: $FITQ_TEST_DATA. Where it is not set, the running test says so and is skipped: no return. */
 const char *fqt_data(void);
+
+/* ---- calls that must succeed ---- */
+
+/* FQT_OK(fqi_f(a, b, e)): the call has `e` for its errors; a failure fails the running test with the error's line. */
+#define FQT_OK(call)                                      \
+    do {                                                  \
+        fq_err e_ = { 0 };                                \
+        fq_err *e = &e_;                                  \
+        if ((call) != FQ_OK) fail_msg("%s", e_.text);     \
+    } while (0)
 
 /* ---- a folder for a test or a group of tests ---- */
 

@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include "base/fs.h"
+#include "support.h"
 
 static char root[256];
 
@@ -37,13 +38,6 @@ static int teardown(void **state)
     fq_err e;
     return chdir("/") == 0 && fqi_remove_tree(root, &e) == FQ_OK ? 0 : -1;
 }
-
-#define OK(call)                                             \
-    do {                                                     \
-        fq_err e_ = { 0 };                                   \
-        fq_err *e = &e_;                                     \
-        if ((call) != FQ_OK) fail_msg("%s", e_.text);        \
-    } while (0)
 
 #define FAILS(status, rule_, call)                           \
     do {                                                     \
@@ -66,7 +60,7 @@ static void assert_file(const char *path, const void *want, size_t n)
 {
     char *got;
     size_t m;
-    OK(fqi_file_slurp(path, 1u << 30, &got, &m, e));
+    FQT_OK(fqi_file_slurp(path, 1u << 30, &got, &m, e));
     assert_int_equal(m, n);
     if (memcmp(got, want, n) != 0) fail_msg("%s: other bytes", path);
     free(got);
@@ -100,10 +94,10 @@ static void read_ranges(void **state)
     const size_t n = 3 * FQI_IO_ALIGN + 17;
     static const fq_io mode[] = { FQ_IO_BUFFERED, FQ_IO_DIRECT, FQ_IO_AUTO };
     unsigned char *p = pattern(n), *buf = pattern(n + (size_t)2 * FQI_IO_ALIGN), *data;
-    OK(fqi_write_file("r", p, n, e));
+    FQT_OK(fqi_write_file("r", p, n, e));
     for (size_t m = 0; m < 3; m++) {
         fqi_file f;
-        OK(fqi_file_open(&f, "r", mode[m], e));
+        FQT_OK(fqi_file_open(&f, "r", mode[m], e));
         assert_int_equal(f.bytes, n);
         assert_true(f.mtime_ns > 0);
         if (mode[m] != FQ_IO_DIRECT) assert_int_equal(f.fd_direct, -1);
@@ -114,10 +108,10 @@ static void read_ranges(void **state)
             for (size_t k = i; k < n_edge; k++) {
                 size_t off = edge[i], len = edge[k] - edge[i];
                 memset(buf, 0xee, n + (size_t)2 * FQI_IO_ALIGN);
-                OK(fqi_file_read_bulk(&f, buf, len, off, &data, e));
+                FQT_OK(fqi_file_read_bulk(&f, buf, len, off, &data, e));
                 assert_memory_equal(data, p + off, len);
                 assert_true(data >= buf && data + len <= buf + len + (size_t)2 * FQI_IO_ALIGN);
-                OK(fqi_file_read(&f, buf, len, off, e));
+                FQT_OK(fqi_file_read(&f, buf, len, off, e));
                 assert_memory_equal(buf, p + off, len);
             }
         FAILS(FQ_E_INPUT, "file-size", fqi_file_read(&f, buf, 1, n, e));
@@ -139,10 +133,10 @@ static void shrinks_while_read(void **state)
     unsigned char *p = pattern(n), *buf = pattern(n + (size_t)2 * FQI_IO_ALIGN), *data;
     for (size_t m = 0; m < 2; m++) {
         fqi_file f;
-        OK(fqi_write_file("s", p, n, e));
-        OK(fqi_file_open(&f, "s", mode[m], e));
+        FQT_OK(fqi_write_file("s", p, n, e));
+        FQT_OK(fqi_file_open(&f, "s", mode[m], e));
         assert_int_equal(truncate("s", 2 * FQI_IO_ALIGN + 100), 0);
-        OK(fqi_file_read_bulk(&f, buf, 100, 2 * FQI_IO_ALIGN, &data, e)); /* all that is wanted is still there */
+        FQT_OK(fqi_file_read_bulk(&f, buf, 100, 2 * FQI_IO_ALIGN, &data, e)); /* all that is wanted is still there */
         assert_memory_equal(data, p + (size_t)2 * FQI_IO_ALIGN, 100);
         FAILS(FQ_E_IO, "changed-while-reading", fqi_file_read_bulk(&f, buf, 101, 2 * FQI_IO_ALIGN, &data, e));
         FAILS(FQ_E_IO, "changed-while-reading", fqi_file_read_bulk(&f, buf, 100, 4 * FQI_IO_ALIGN, &data, e));
@@ -173,13 +167,13 @@ static void slurp_is_bounded(void **state)
     char *text = NULL;
     size_t n;
     spill("ten", "0123456789");
-    OK(fqi_file_slurp("ten", 10, &text, &n, e));
+    FQT_OK(fqi_file_slurp("ten", 10, &text, &n, e));
     assert_int_equal(n, 10);
     assert_string_equal(text, "0123456789");
     free(text);
     FAILS(FQ_E_INPUT, "file-size", fqi_file_slurp("ten", 9, &text, &n, e));
     spill("none", "");
-    OK(fqi_file_slurp("none", 0, &text, &n, e));
+    FQT_OK(fqi_file_slurp("none", 0, &text, &n, e));
     assert_string_equal(text, "");
     free(text);
 }
@@ -196,7 +190,7 @@ static void write_pieces(fq_io io, unsigned seed, bool reserve)
     size_t resume_at = 0;
     unlink("w");
     for (size_t off = 0; off < n;) {
-        OK(fqi_writer_open(&w, "w", reserve ? n : 0, resume_at, io, e));
+        FQT_OK(fqi_writer_open(&w, "w", reserve ? n : 0, resume_at, io, e));
         assert_int_equal(w.off, resume_at);
         off = resume_at;
         /* the last round goes to the end, the others stop somewhere and leave bytes behind that the resume must cut */
@@ -204,18 +198,18 @@ static void write_pieces(fq_io io, unsigned seed, bool reserve)
         while (off < n && (last || rand() % 20 != 0)) {
             size_t k = rand() % 4 == 0 ? (size_t)rand() % (2 * FQI_WRITE_BLOCK) : (size_t)rand() % 9000;
             if (k > n - off) k = n - off;
-            OK(fqi_writer_put(&w, p + off, k, e));
+            FQT_OK(fqi_writer_put(&w, p + off, k, e));
             off += k;
             assert_int_equal(w.off, off);
-            if (rand() % 4 == 0) OK(fqi_writer_sync(&w, e));
+            if (rand() % 4 == 0) FQT_OK(fqi_writer_sync(&w, e));
         }
         if (off == n) {
-            OK(fqi_writer_close(&w, e));
+            FQT_OK(fqi_writer_close(&w, e));
             break;
         }
-        OK(fqi_writer_sync(&w, e));
+        FQT_OK(fqi_writer_sync(&w, e));
         resume_at = off - (off == 0 ? 0 : (size_t)rand() % off / 3);
-        OK(fqi_writer_put(&w, p, (size_t)rand() % 100, e)); /* not synced: may or may not be there */
+        FQT_OK(fqi_writer_put(&w, p, (size_t)rand() % 100, e)); /* not synced: may or may not be there */
         fqi_writer_abandon(&w);
         if (resume_at == 0) unlink("w");
     }
@@ -240,13 +234,13 @@ static void large_reservation_is_cut_back(void **state)
     (void)state;
     fqi_writer w;
     struct stat st;
-    OK(fqi_writer_open(&w, "big", (uint64_t)80 << 20, 0, FQ_IO_AUTO, e));
+    FQT_OK(fqi_writer_open(&w, "big", (uint64_t)80 << 20, 0, FQ_IO_AUTO, e));
     if (has_direct_io()) assert_true(w.fd_direct >= 0);
-    OK(fqi_writer_put(&w, "abc", 3, e));
-    OK(fqi_writer_sync(&w, e));
+    FQT_OK(fqi_writer_put(&w, "abc", 3, e));
+    FQT_OK(fqi_writer_sync(&w, e));
     assert_int_equal(stat("big", &st), 0);
     assert_int_equal(st.st_size, 3); /* a crash now leaves a file that is seen to be short */
-    OK(fqi_writer_close(&w, e));
+    FQT_OK(fqi_writer_close(&w, e));
     assert_file("big", "abc", 3);
     assert_int_equal(stat("big", &st), 0);
     assert_true(st.st_blocks * 512 < 1 << 20);
@@ -312,15 +306,15 @@ static void modes_follow_umask(void **state)
     struct stat st;
     fqi_writer w;
     mode_t old = umask(027);
-    OK(fqi_writer_open(&w, "m1", 0, 0, FQ_IO_AUTO, e));
-    OK(fqi_writer_close(&w, e));
-    OK(fqi_write_file("m2", "x", 1, e));
-    OK(fqi_mkdir("m3", e));
+    FQT_OK(fqi_writer_open(&w, "m1", 0, 0, FQ_IO_AUTO, e));
+    FQT_OK(fqi_writer_close(&w, e));
+    FQT_OK(fqi_write_file("m2", "x", 1, e));
+    FQT_OK(fqi_mkdir("m3", e));
     assert_true(stat("m1", &st) == 0 && (st.st_mode & 0777) == 0640);
     assert_true(stat("m2", &st) == 0 && (st.st_mode & 0777) == 0640);
     assert_true(stat("m3", &st) == 0 && (st.st_mode & 0777) == 0750);
     assert_int_equal(chmod("m2", 0604), 0);
-    OK(fqi_write_file("m2", "yy", 2, e)); /* a replacement keeps the mode that someone chose */
+    FQT_OK(fqi_write_file("m2", "yy", 2, e)); /* a replacement keeps the mode that someone chose */
     assert_true(stat("m2", &st) == 0 && (st.st_mode & 0777) == 0604);
     assert_file("m2", "yy", 2);
     umask(old);
@@ -333,16 +327,16 @@ static void write_file_is_atomic(void **state)
     fqi_arena a = { 0 };
     fqi_dirent *d;
     size_t n;
-    OK(fqi_mkdir("at", e));
-    OK(fqi_write_file("at/f", "one", 3, e));
-    OK(fqi_write_file("at/f", "", 0, e));
+    FQT_OK(fqi_mkdir("at", e));
+    FQT_OK(fqi_write_file("at/f", "one", 3, e));
+    FQT_OK(fqi_write_file("at/f", "", 0, e));
     assert_file("at/f", "", 0);
-    OK(fqi_dir_list("at", &a, &d, &n, e));
+    FQT_OK(fqi_dir_list("at", &a, &d, &n, e));
     assert_int_equal(n, 1); /* no temporary file stays */
     FAILS(FQ_E_IO, "create", fqi_write_file("no-such-folder/f", "x", 1, e));
-    OK(fqi_mkdir("at/dir", e));
+    FQT_OK(fqi_mkdir("at/dir", e));
     FAILS(FQ_E_IO, "rename", fqi_write_file("at/dir", "x", 1, e));
-    OK(fqi_dir_list("at", &a, &d, &n, e));
+    FQT_OK(fqi_dir_list("at", &a, &d, &n, e));
     assert_int_equal(n, 2);
     fqi_arena_free(&a);
 }
@@ -352,13 +346,13 @@ static void copies(void **state)
     (void)state;
     const size_t n = ((size_t)9 << 20) + 5;
     unsigned char *p = pattern(n);
-    OK(fqi_write_file("c1", p, n, e));
-    OK(fqi_copy_file("c1", "c2", e));
+    FQT_OK(fqi_write_file("c1", p, n, e));
+    FQT_OK(fqi_copy_file("c1", "c2", e));
     assert_file("c2", p, n);
     FAILS(FQ_E_IO, "create", fqi_copy_file("c1", "c2", e));
     assert_file("c2", p, n);
-    OK(fqi_write_file("c0", "", 0, e));
-    OK(fqi_copy_file("c0", "c3", e));
+    FQT_OK(fqi_write_file("c0", "", 0, e));
+    FQT_OK(fqi_copy_file("c0", "c3", e));
     assert_file("c3", "", 0);
     FAILS(FQ_E_INPUT, "file-kind", fqi_copy_file(".", "c4", e));
     assert_false(fqi_path_exists("c4"));
@@ -377,7 +371,7 @@ static void copies_keep_permissions(void **state)
         struct stat st;
         spill(t[i].from, "text");
         assert_int_equal(chmod(t[i].from, t[i].mode), 0);
-        OK(fqi_copy_file(t[i].from, t[i].to, e));
+        FQT_OK(fqi_copy_file(t[i].from, t[i].to, e));
         assert_file(t[i].to, "text", 4);
         assert_int_equal(stat(t[i].to, &st), 0);
         if ((st.st_mode & 07777) != t[i].want) fail_msg("%s: found mode %o, expected %o", t[i].to, st.st_mode & 07777, t[i].want);
@@ -410,9 +404,9 @@ static void joins(void **state)
 static void inside(void **state)
 {
     (void)state;
-    OK(fqi_mkdir("in", e));
-    OK(fqi_mkdir("in/sub", e));
-    OK(fqi_mkdir("in2", e));
+    FQT_OK(fqi_mkdir("in", e));
+    FQT_OK(fqi_mkdir("in/sub", e));
+    FQT_OK(fqi_mkdir("in2", e));
     spill("in/f", "");
     spill("outside", "");
     assert_int_equal(symlink("f", "in/good"), 0);
@@ -437,9 +431,9 @@ static void inside(void **state)
 static void overlaps(void **state)
 {
     (void)state;
-    OK(fqi_mkdir("ov", e));
-    OK(fqi_mkdir("ov/sub", e));
-    OK(fqi_mkdir("ov2", e));
+    FQT_OK(fqi_mkdir("ov", e));
+    FQT_OK(fqi_mkdir("ov/sub", e));
+    FQT_OK(fqi_mkdir("ov2", e));
     assert_int_equal(symlink("ov/sub", "ov-link"), 0);
     static const struct { const char *a, *b; bool overlap; } t[] = {
         { "ov", "ov", true },       { "ov", "./ov/", true },     { "ov", "ov/sub", true },    { "ov", "ov-link", true },
@@ -449,8 +443,8 @@ static void overlaps(void **state)
     };
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         bool ab, ba;
-        OK(fqi_path_overlaps(t[i].a, t[i].b, &ab, e));
-        OK(fqi_path_overlaps(t[i].b, t[i].a, &ba, e));
+        FQT_OK(fqi_path_overlaps(t[i].a, t[i].b, &ab, e));
+        FQT_OK(fqi_path_overlaps(t[i].b, t[i].a, &ba, e));
         if (ab != t[i].overlap || ba != t[i].overlap) fail_msg("%s and %s", t[i].a, t[i].b);
     }
 }
@@ -482,8 +476,8 @@ static void cannot_be_told(void **state)
     bool overlap;
     FAILS(FQ_E_IO, "resolve", fqi_path_overlaps("ov", "missing/../x", &overlap, e));
     FAILS(FQ_E_IO, "resolve", fqi_path_overlaps("missing/.", "ov", &overlap, e));
-    OK(fqi_mkdir("closed", e));
-    OK(fqi_mkdir("closed/dir", e));
+    FQT_OK(fqi_mkdir("closed", e));
+    FQT_OK(fqi_mkdir("closed/dir", e));
     assert_int_equal(chmod(root, 0755), 0);
     assert_int_equal(chmod("closed", 0), 0);
     assert_as_nobody(closed_folder_is_named);
@@ -493,7 +487,7 @@ static void cannot_be_told(void **state)
 static void places(void **state)
 {
     (void)state;
-    OK(fqi_mkdir("pl", e));
+    FQT_OK(fqi_mkdir("pl", e));
     spill("pl/file", "");
     assert_int_equal(symlink("pl", "pl-link"), 0);
     long most = pathconf("pl", _PC_NAME_MAX);
@@ -501,12 +495,12 @@ static void places(void **state)
     char name[1100] = "pl/";
     memset(name + 3, 'x', 1000);
     name[3 + most] = '\0';
-    OK(fqi_path_check_place(name, 0, e));
+    FQT_OK(fqi_path_check_place(name, 0, e));
     FAILS(FQ_E_IO, "name-too-long", fqi_path_check_place(name, 1, e));
     FAILS(FQ_E_IO, "name-too-long", fqi_path_check_place(name + 3, 1, e));
     FAILS(FQ_E_IO, "name-too-long", fqi_path_check_place("x", 100000, e));
     strcat(name, "/");
-    OK(fqi_path_check_place(name, 0, e));
+    FQT_OK(fqi_path_check_place(name, 0, e));
     strcpy(name + 3 + most, "x");
     FAILS(FQ_E_IO, "name-too-long", fqi_path_check_place(name, 0, e));
     static const struct { const char *path, *rule; } t[] = {
@@ -528,17 +522,17 @@ static void lists(void **state)
     fqi_arena a = { 0 };
     fqi_dirent *d = NULL;
     size_t n = 99;
-    OK(fqi_mkdir("ls", e));
-    OK(fqi_dir_list("ls", &a, &d, &n, e));
+    FQT_OK(fqi_mkdir("ls", e));
+    FQT_OK(fqi_dir_list("ls", &a, &d, &n, e));
     assert_int_equal(n, 0);
-    OK(fqi_mkdir("ls/dir", e));
+    FQT_OK(fqi_mkdir("ls/dir", e));
     spill("ls/b", "12345");
     spill("ls/a", "");
     assert_int_equal(symlink("b", "ls/to-b"), 0);
     assert_int_equal(symlink("dir", "ls/to-dir"), 0);
     assert_int_equal(symlink("nowhere", "ls/to-nowhere"), 0);
     assert_int_equal(mkfifo("ls/fifo", 0666), 0);
-    OK(fqi_dir_list("ls", &a, &d, &n, e));
+    FQT_OK(fqi_dir_list("ls", &a, &d, &n, e));
     static const fqi_dirent want[] = {
         { (char *)(uintptr_t)"a", false, true, false, 0 },          { (char *)(uintptr_t)"b", false, true, false, 5 },
         { (char *)(uintptr_t)"dir", true, false, false, 0 },        { (char *)(uintptr_t)"fifo", false, false, false, 0 },
@@ -561,42 +555,42 @@ static void lists(void **state)
 static void removes(void **state)
 {
     (void)state;
-    OK(fqi_mkdir("keep", e));
+    FQT_OK(fqi_mkdir("keep", e));
     spill("keep/f", "x");
-    OK(fqi_mkdir("rm", e));
-    OK(fqi_mkdir("rm/a", e));
-    OK(fqi_mkdir("rm/a/b", e));
+    FQT_OK(fqi_mkdir("rm", e));
+    FQT_OK(fqi_mkdir("rm/a", e));
+    FQT_OK(fqi_mkdir("rm/a/b", e));
     spill("rm/a/b/f", "x");
     assert_int_equal(symlink("../keep", "rm/link"), 0);
     assert_int_equal(symlink("keep", "rm-link"), 0);
-    OK(fqi_remove_tree("rm", e));
+    FQT_OK(fqi_remove_tree("rm", e));
     assert_false(fqi_path_exists("rm"));
-    OK(fqi_remove_tree("rm-link", e));
+    FQT_OK(fqi_remove_tree("rm-link", e));
     assert_false(fqi_path_exists("rm-link"));
     assert_true(fqi_path_exists("keep/f"));
-    OK(fqi_remove_tree("rm", e));
-    OK(fqi_remove_tree("keep/f", e));
+    FQT_OK(fqi_remove_tree("rm", e));
+    FQT_OK(fqi_remove_tree("keep/f", e));
     assert_true(fqi_path_is_dir("keep"));
 }
 
 static void commits(void **state)
 {
     (void)state;
-    OK(fqi_mkdir("st", e));
+    FQT_OK(fqi_mkdir("st", e));
     spill("st/f", "new");
-    OK(fqi_commit_dir("st", "out", false, e));
+    FQT_OK(fqi_commit_dir("st", "out", false, e));
     assert_file("out/f", "new", 3);
     assert_false(fqi_path_exists("st"));
-    OK(fqi_mkdir("st", e));
+    FQT_OK(fqi_mkdir("st", e));
     spill("st/f", "newer");
     FAILS(FQ_E_IO, "target-exists", fqi_commit_dir("st", "out", false, e));
     assert_file("out/f", "new", 3);
-    OK(fqi_commit_dir("st/", "out/", true, e));
+    FQT_OK(fqi_commit_dir("st/", "out/", true, e));
     assert_file("out/f", "newer", 5);
     assert_false(fqi_path_exists("st"));
-    OK(fqi_mkdir("st", e));
-    OK(fqi_commit_dir("st", "out2", true, e)); /* replace, and there is nothing to replace */
-    OK(fqi_mkdir("st", e));
+    FQT_OK(fqi_mkdir("st", e));
+    FQT_OK(fqi_commit_dir("st", "out2", true, e)); /* replace, and there is nothing to replace */
+    FQT_OK(fqi_mkdir("st", e));
     assert_int_equal(symlink("out", "out-link"), 0);
     FAILS(FQ_E_IO, "target-kind", fqi_commit_dir("st", "out-link", true, e));
     spill("file", "x");
@@ -604,11 +598,11 @@ static void commits(void **state)
     FAILS(FQ_E_IO, "rename", fqi_commit_dir("st", "missing/out", false, e));
     FAILS(FQ_E_IO, "open", fqi_commit_dir("missing", "out3", false, e));
     assert_true(fqi_path_is_dir("st"));
-    OK(fqi_remove_tree("st", e));
+    FQT_OK(fqi_remove_tree("st", e));
     fqi_arena a = { 0 };
     fqi_dirent *d;
     size_t n;
-    OK(fqi_dir_list(".", &a, &d, &n, e));
+    FQT_OK(fqi_dir_list(".", &a, &d, &n, e));
     for (size_t i = 0; i < n; i++) assert_null(strstr(d[i].name, ".old-"));
     fqi_arena_free(&a);
 }
@@ -620,7 +614,7 @@ static void lock_excludes(void **state)
     (void)state;
     char want[64];
     fq_err err = { 0 };
-    OK(fqi_lock("lock", e));
+    FQT_OK(fqi_lock("lock", e));
     assert_int_equal(fqi_lock("lock", &err), FQ_E_IO); /* held by us is held as well */
     assert_string_equal(err.rule, "lock");
     snprintf(want, sizeof want, "process %ld on", (long)getpid());
@@ -649,14 +643,14 @@ static void stale_lock_is_taken_over(void **state)
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
     assert_true(fqi_path_exists("stale"));
-    OK(fqi_lock("stale", e));
+    FQT_OK(fqi_lock("stale", e));
     fqi_unlock("stale");
     /* our pid, but of a process that started at another time: the pid was used again */
     char text[128], host[65] = "";
     gethostname(host, sizeof host - 1);
     snprintf(text, sizeof text, "%ld 1 %s\n", (long)getpid(), host);
     spill("reused", text);
-    OK(fqi_lock("reused", e));
+    FQT_OK(fqi_lock("reused", e));
     fqi_unlock("reused");
     snprintf(text, sizeof text, "%ld 1 another-host.example\n", (long)pid);
     spill("elsewhere", text);

@@ -17,6 +17,7 @@
 
 #include "job/outdir.h"
 #include "make_ckpt.h"
+#include "support.h"
 
 static char *root;
 
@@ -35,13 +36,6 @@ static int teardown(void **state)
     free(root);
     return 0;
 }
-
-#define OK(call)                                      \
-    do {                                              \
-        fq_err e_ = { 0 };                            \
-        fq_err *e = &e_;                              \
-        if ((call) != FQ_OK) fail_msg("%s", e_.text); \
-    } while (0)
 
 static bool is_there(const char *path)
 {
@@ -105,7 +99,7 @@ static size_t count_entries(void)
     fqi_arena a = { 0 };
     fqi_dirent *d;
     size_t n;
-    OK(fqi_dir_list(".", &a, &d, &n, e));
+    FQT_OK(fqi_dir_list(".", &a, &d, &n, e));
     fqi_arena_free(&a);
     return n;
 }
@@ -153,7 +147,7 @@ static void good_targets(void **state)
     in_new_folder("fine");
     folder("deep");
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
-        OK(make_output(t[i], false, e));
+        FQT_OK(make_output(t[i], false, e));
         char *made = fqt_join(t[i], "config.json");
         assert_true(is_there(made));
         free(made);
@@ -196,9 +190,9 @@ static void target_appears_meanwhile(void **state)
     for (int overwrite = 0; overwrite < 2; overwrite++) {
         fqi_outdir o = { 0 };
         fq_err why = { 0 };
-        OK(fqi_outdir_open(&o, "src", "o", overwrite, e));
-        OK(fqi_outdir_begin(&o, false, &quiet, e));
-        OK(fqi_outdir_write(&o, "fitq.journal", "J", 1, e));
+        FQT_OK(fqi_outdir_open(&o, "src", "o", overwrite, e));
+        FQT_OK(fqi_outdir_begin(&o, false, &quiet, e));
+        FQT_OK(fqi_outdir_write(&o, "fitq.journal", "J", 1, e));
         folder("o");
         file("o/notes.txt", "mine");
         fq_status s = fqi_outdir_commit(&o, &why);
@@ -227,7 +221,7 @@ static void partial_is_a_real_folder(void **state)
             if (kind == 0) link_to("victim", "o.fitq-partial");
             else if (kind == 1) link_to("nowhere", "o.fitq-partial");
             else file("o.fitq-partial", "a file");
-            OK(fqi_outdir_open(&o, "src", "o", false, e));
+            FQT_OK(fqi_outdir_open(&o, "src", "o", false, e));
             fq_status s = fqi_outdir_begin(&o, resume, &quiet, &why);
             assert_int_equal(s, FQ_E_IO);
             assert_string_equal(why.rule, "partial-kind");
@@ -253,8 +247,8 @@ static void resume_wants_a_journal(void **state)
         folder("o.fitq-partial");
         file("o.fitq-partial/model.safetensors", "half");
         if (t[i].journal) file("o.fitq-partial/fitq.journal", "J");
-        OK(fqi_outdir_open(&o, "src", "o", false, e));
-        OK(fqi_outdir_begin(&o, t[i].resume, &run, e));
+        FQT_OK(fqi_outdir_open(&o, "src", "o", false, e));
+        FQT_OK(fqi_outdir_begin(&o, t[i].resume, &run, e));
         assert_int_equal(is_there("o.fitq-partial/model.safetensors"), t[i].stays);
         assert_int_equal(log.n, t[i].resume ? 0 : 1);
         fqi_outdir_close(&o, FQ_E_INPUT);
@@ -325,13 +319,13 @@ static void copies_the_rest(void **state)
     said log = { 0 };
     fq_run run = { .log = keep_line, .user = &log };
     fqi_outdir o = { 0 };
-    OK(fqi_outdir_open(&o, c.dir, "o", false, e));
-    OK(fqi_outdir_begin(&o, false, &run, e));
-    OK(fqi_outdir_write(&o, "fitq.journal", "J", 1, e));
-    OK(fqi_outdir_copy_rest(&o, &c, &run, e));
+    FQT_OK(fqi_outdir_open(&o, c.dir, "o", false, e));
+    FQT_OK(fqi_outdir_begin(&o, false, &run, e));
+    FQT_OK(fqi_outdir_write(&o, "fitq.journal", "J", 1, e));
+    FQT_OK(fqi_outdir_copy_rest(&o, &c, &run, e));
     assert_true(holds("o.fitq-partial/fitq.journal", "J"));
     assert_string_equal(log.text, want_said);
-    OK(fqi_outdir_commit(&o, e));
+    FQT_OK(fqi_outdir_commit(&o, e));
     fqi_outdir_close(&o, FQ_OK);
 
     for (size_t i = 0; i < sizeof want_copied / sizeof want_copied[0]; i++) {
@@ -365,9 +359,9 @@ static void copies_deep_folders(void **state)
     file(path, "bottom");
     fq_ckpt c = { .dir = (char *)(uintptr_t)"src" };
     fqi_outdir o = { 0 };
-    OK(fqi_outdir_open(&o, "src", "o", false, e));
-    OK(fqi_outdir_begin(&o, false, &quiet, e));
-    OK(fqi_outdir_copy_rest(&o, &c, &quiet, e));
+    FQT_OK(fqi_outdir_open(&o, "src", "o", false, e));
+    FQT_OK(fqi_outdir_begin(&o, false, &quiet, e));
+    FQT_OK(fqi_outdir_copy_rest(&o, &c, &quiet, e));
     fqi_outdir_close(&o, FQ_E_IO);
     snprintf(want, sizeof want, "o.fitq-partial%s", path + 3);
     assert_true(holds(want, "bottom"));
@@ -389,11 +383,11 @@ static void sweeps_what_is_left(void **state)
     link_to("../victim", "o.fitq-partial/extra.safetensors");
     fq_ckpt c = { .dir = (char *)(uintptr_t)"src" };
     fqi_outdir o = { 0 };
-    OK(fqi_outdir_open(&o, "src", "o", false, e));
-    OK(fqi_outdir_begin(&o, true, &quiet, e));
-    OK(fqi_outdir_copy_rest(&o, &c, &quiet, e));
+    FQT_OK(fqi_outdir_open(&o, "src", "o", false, e));
+    FQT_OK(fqi_outdir_begin(&o, true, &quiet, e));
+    FQT_OK(fqi_outdir_copy_rest(&o, &c, &quiet, e));
     assert_true(holds("o.fitq-partial/model.safetensors", "W") && holds("o.fitq-partial/fitq.journal", "J"));
-    OK(fqi_outdir_commit(&o, e));
+    FQT_OK(fqi_outdir_commit(&o, e));
     fqi_outdir_close(&o, FQ_OK);
     assert_int_equal(chdir("o"), 0);
     assert_int_equal(count_entries(), 1);
