@@ -374,6 +374,125 @@ typedef struct fq_verify_report {
  * report is filled then too, and everything was compared: the counts are of the whole. */
 fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_verify_report *report, fq_err *e);
 
+/* ---- quantizing ------------------------------------------------------------------------------------------------- */
+
+typedef enum fq_method { FQ_METHOD_GPTQ, FQ_METHOD_RTN } fq_method;
+typedef enum fq_packing { FQ_PACKING_GPTQ, FQ_PACKING_COMPRESSED_TENSORS } fq_packing;
+
+/* How scales are chosen. WEIGHTED: by a search that weighs each weight's error by the curvature of its column. MIN_MAX: from the extreme
+ * weights, as GPTQ's reference does. */
+typedef enum fq_scale_rule { FQ_SCALE_WEIGHTED, FQ_SCALE_MIN_MAX } fq_scale_rule;
+/* Which numbers scales may be. BOTH: those that fp16 and bf16 hold alike, so that engines that round scales to the type of the model
+ * compute with the same weights. */
+typedef enum fq_scale_store { FQ_SCALE_BOTH, FQ_SCALE_FP16 } fq_scale_store;
+/* FOLD: MLP channels are stored in the order of their importance (gate, up and down alike, so the function stays); other inputs are
+ * processed in that order. ORDER: processed only. NONE: natural order. g_idx is trivial in every case. */
+typedef enum fq_act_order { FQ_ORDER_FOLD, FQ_ORDER_STATIC, FQ_ORDER_NONE } fq_act_order;
+
+/* What a quantizer looks at. All members may be zero. */
+typedef struct fq_calib_options {
+    const char *file;        /* .txt: text; .jsonl: lines with "text" or "messages"; NULL: the model writes its own text */
+    const char *ids;         /* or a file of ids */
+    int64_t samples;         /* windows; 0 = 512 */
+    int64_t seqlen;          /* tokens of a window; 0 = 512 */
+    uint64_t seed;           /* which windows, and what the model writes; 0 is a seed */
+} fq_calib_options;
+
+/* One linear layer, done. Strings live for the callback, or as long as the report. */
+typedef struct fq_module_report {
+    const char *name;        /* as in the source, without ".weight" */
+    int64_t layer;
+    const char *role;
+    int64_t rows, cols;      /* in the source */
+    int bits; int64_t group_size;
+    const char *method;      /* "gptq", "weighted rounding", "rounding" */
+    const char *why;         /* why not gptq, "" else: "12 tokens reached this expert, expected at least 288", "Cholesky: ..." */
+    double error;            /* tr(E H E^T) per token */
+    double relative;         /* |E X|^2 / |W X|^2, over sampled rows */
+    double damp;             /* share of the mean diagonal that was added */
+    uint64_t n_token;        /* that reached it */
+    double seconds;
+} fq_module_report;
+
+/* What a run will do, known before it starts. */
+typedef struct fq_quantize_plan {
+    fq_model model, model_pad;
+    fq_fit fit;
+    uint64_t memory_bytes;          /* estimate of the peak resident memory of the process */
+    uint64_t scratch_bytes;         /* of activations on disk */
+    uint64_t weight_bytes, file_bytes;   /* read; written */
+    size_t n_module, n_left;        /* quantized; weight matrices left as they are */
+    int64_t samples, seqlen;
+    uint64_t n_token;
+    size_t n_distinct;              /* different ids among them */
+    double tokens_per_input;        /* tokens / largest number of input channels */
+    const char *calib_source;
+    int n_thread;
+    const char *kernel;
+    size_t resumed_layers;          /* found done */
+} fq_quantize_plan;
+
+/* Zero-initialise. pad: source, target, and how to fit (n_tp, fit, layout, ...; group_size and formats there are not used), overwrite,
+ * resume, dry_run, on_tensor. */
+typedef struct fq_quantize_options {
+    fq_pad_options pad;
+    fq_method method;
+    fq_packing packing;
+    int bits;                    /* 2, 3, 4, 8; 0 = 4 */
+    int64_t group_size;          /* 32, 64, 128, -1 = one group per row; 0 = 128 */
+    bool asymmetric;
+    bool textbook;               /* GPTQ as published: min-max scales when a group begins, natural order, no refit: for comparisons */
+    fq_scale_rule scale;
+    fq_scale_store scale_store;
+    bool positive_scales;        /* for loaders that take scales to be positive */
+    fq_act_order order;
+    double damp;                 /* share of the mean diagonal; 0 = 0.01 */
+    double shift;                /* 0 .. 1: how far targets are moved to undo the error of earlier layers */
+    int refit;                   /* rounds of refitting scales and single codes; 0 = the default, -1 = none */
+    bool lm_head;                /* quantize the output head too */
+    bool strict;                 /* what would fall back to rounding is an error */
+    int64_t min_expert_tokens;   /* 0 = a quarter of the expert's input width; -1 = any */
+    fq_calib_options calib;
+    const char *scratch;         /* folder for activations beyond the memory budget; NULL = inside the unfinished output */
+    void (*on_plan)(void *user, const fq_quantize_plan *p);
+    void (*on_module)(void *user, const fq_module_report *m);
+    void *user;
+} fq_quantize_options;
+
+typedef struct fq_stage { const char *name; double seconds; uint64_t peak_bytes; } fq_stage;   /* "calibration text", "forward", "hessian", ... */
+
+typedef struct fq_quantize_report {
+    fq_quantize_plan plan;
+    size_t n_module; fq_module_report *module;      /* freed by fq_quantize_report_free */
+    size_t n_fallback;           /* modules that were not done by the method asked for */
+    double scale_effect;         /* largest relative change of a scale by rounding it to the type that is stored */
+    uint64_t file_bytes;
+    size_t n_stage; fq_stage *stage;
+    double seconds;
+    void *priv;
+} fq_quantize_report;
+void fq_quantize_report_free(fq_quantize_report *r);   /* NULL and zeroed are fine */
+
+/* Writes a quantized (and, where asked, fitted) copy of `source` to `target`, a layer at a time. Never loses a finished layer: what an
+ * interrupted run leaves beside the target is continued by the same request with `resume`, to the same bytes. `report` may be NULL.
+ * FQ_E_NUMERIC: weights that are not finite (before calibration), or strict and a factor that fails. */
+fq_status fq_quantize(const fq_quantize_options *o, const fq_run *run, fq_quantize_report *report, fq_err *e);
+
+/* What to do with a model and n GPUs of some memory: bits, group size, padding, and why. */
+typedef struct fq_choice {
+    int tp, bits;                /* bits 16: as it is, or padded */
+    int64_t group_size;
+    fq_packing packing;
+    fq_fit fit;
+    uint64_t weight_bytes_per_gpu, memory_need_bytes;
+    int64_t longest_context;
+    char why[8][256]; size_t n_why;   /* one reason a line, in the order of the decisions */
+} fq_choice;
+/* Pure. engine: ids, NULL = the default set; all of them must run the result. context: tokens for the KV cache, 0 = 8192. FQ_E_INPUT,
+ * "does-not-fit", when no choice does: the message names the nearest. */
+fq_status fq_choose(const fq_model *m, int n_gpu, uint64_t gpu_memory_bytes, const char *const *engine, size_t n_engine, int64_t context,
+                    fq_choice *out, fq_err *e);
+
 /* ---- tokenizer ------------------------------------------------------------------------------------------------ */
 
 /* Byte-level BPE as tokenizer.json describes it (Qwen2, Qwen3, Llama 3, GPT-2, DeepSeek, o200k and the like). What a file asks
@@ -597,6 +716,10 @@ bool fq_chat_end(const fq_tokenizer *t, uint32_t *id);
 
 /* Frees what a function of this header says is freed with it; NULL is allowed. */
 void fq_free(void *p);
+
+/* A self-contained page (no scripts from elsewhere, no other files) about a quantized model: errors per layer and module, distance from the
+ * original, what padding and order did, time and memory. eval may be NULL. Written to path, replaced whole. */
+fq_status fq_write_report(const char *path, const fq_quantize_report *q, const fq_eval_report *eval, fq_err *e);
 
 #ifdef __cplusplus
 }

@@ -10,9 +10,23 @@
 #include "job/mapping.h"
 #include "job/provenance.h"
 
+/* A tensor that a job computes instead of copying it: stands in for `instead_of` (several may: codes, scales, ...). */
+typedef struct fqi_made {
+    const fqi_tensor *instead_of;     /* of the catalogue; that one is not written */
+    const char *suffix;               /* of the written name, e.g. ".qweight", behind the module (the written name of instead_of without ".weight";
+                                         or `module`, where one source tensor holds several modules) */
+    const char *module;               /* canonical name, e.g. "layers.0.mlp.experts.3.gate_proj", or NULL */
+    fq_dtype dtype;
+    int rank;
+    int64_t shape_pad[2];
+    size_t id;                        /* the maker's own */
+} fqi_made;
+
 typedef struct fqi_out_tensor {
     const char *name;                 /* in the arena */
-    const fqi_tensor *src;            /* borrowed from the catalogue; NULL: zeros that the source does not have */
+    const fqi_tensor *src;            /* borrowed from the catalogue; NULL: zeros that the source does not have, or made */
+    const fqi_made *made;             /* borrowed from the request; NULL: copied */
+    int64_t layer;                    /* -1: of no layer */
     const fqi_map *map[FQ_MAX_RANK];  /* borrowed from the maps; NULL: identity */
     int64_t shape_pad[FQ_MAX_RANK];
     uint64_t bytes_pad;
@@ -45,6 +59,9 @@ typedef struct fqi_outplan_request {
     const fqi_tensor *zeros_like;             /* rank 1 */
     const fqi_prov *restore;                  /* not NULL: files and order of the checkpoint that this one was made from */
     uint64_t shard_bytes;                     /* a tensor larger than this gets a shard of its own */
+    const fqi_made *made; size_t n_made;      /* any order */
+    bool by_layer;                            /* what is of no layer first (final norm and head last), then layer after layer, each in the reference
+                                                 order, so that a layer is finished in one go; a layer that would begin unaligned begins a shard */
 } fqi_outplan_request;
 
 fq_status fqi_outplan_create(const fqi_outplan_request *r, fqi_outplan *out, fq_err *e);

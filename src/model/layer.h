@@ -54,6 +54,17 @@ typedef struct fqi_tap {
     void *user;
 } fqi_tap;
 
+/* One part of a layer alone, for a caller that changes the weights between parts (calibration on what is already quantized). Taps are
+ * shown as in the whole pass. Doing ATTENTION, O, MLP one after another is fqi_layer_forward, bit for bit. */
+typedef enum fqi_step {
+    FQI_STEP_ATTENTION_IN,  /* x is read; norm; TAP_ATTENTION is shown, nothing else happens */
+    FQI_STEP_ATTENTION,     /* x is read; TAP_ATTENTION, TAP_O; `attention` gets n_token rows of heads * head_dim */
+    FQI_STEP_O,             /* x += o_proj(attention) */
+    FQI_STEP_MLP_IN,        /* x is read; TAP_MLP, and after routing TAP_EXPERT_MLP of every expert */
+    FQI_STEP_DOWN_IN,       /* x is read; as MLP_IN, and TAP_DOWN, TAP_EXPERT_DOWN, TAP_SHARED_DOWN */
+    FQI_STEP_MLP            /* x += MLP(x); all taps of it */
+} fqi_step;
+
 /* Buffers of the forward pass for at most n_token tokens a call and sequences of at most n_position; made once. */
 typedef struct fqi_layer_work fqi_layer_work;
 fq_status fqi_layer_work_create(const fqi_decoder *d, const fqi_compute *c, size_t n_token, int64_t n_position, fqi_layer_work **out, fq_err *e);
@@ -65,5 +76,8 @@ uint64_t fqi_layer_work_bytes(const fqi_decoder *d, int n_thread, size_t n_token
  * a NaN or infinity (layer and token named; the caches then hold them too and are of no more use until zeroed). */
 fq_status fqi_layer_forward(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,
                             const fqi_batch *batch, float *x, fqi_layer_work *work, const fqi_tap *tap, fq_err *e);
+/* The same for one step. attention: used by the steps that name it, else NULL. The result of a step is checked as there. */
+fq_status fqi_layer_step(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,
+                         const fqi_batch *batch, fqi_step step, float *x, float *attention, fqi_layer_work *work, const fqi_tap *tap, fq_err *e);
 
 #endif

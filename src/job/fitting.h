@@ -1,0 +1,31 @@
+/* fitting.h - from a request (GPU counts, or lengths) to a checkpoint's new lengths, maps, names and architecture: what every job that
+ * writes a fitted model does first. Nothing is written here. */
+#ifndef FITQ_JOB_FITTING_H
+#define FITQ_JOB_FITTING_H
+
+#include "checkpoint/catalogue.h"
+#include "job/mapping.h"
+
+typedef struct fqi_fitting {
+    fq_ckpt *ckpt;               /* opened and checked; owned */
+    fq_fit fit;
+    fq_model fitted;
+    fqi_layout layout;
+    fqi_maps maps;
+    fqi_naming to;
+    bool as_llama;
+    char **zeros; size_t n_zeros; const fqi_tensor *zeros_like;   /* biases that another architecture needs; see outplan.h */
+    bool changes;                /* something is padded, renamed or re-expressed */
+} fqi_fitting;
+
+typedef enum fqi_fitting_mode {
+    FQI_FITTING_PAD,             /* "nothing-to-pad" is an error; formats NULL = gptq-marlin */
+    FQI_FITTING_QUANTIZE         /* nothing to pad is fine; the formats of the plan are those of the result, and with tp given each of these must
+                                    run (or be padded) in it */
+} fqi_fitting_mode;
+
+/* Opens o->source and decides. *out is freed by the caller also on failure (zero-initialise). */
+fq_status fqi_fitting_make(const fq_pad_options *o, fqi_fitting_mode mode, const fq_run *run, fqi_fitting *out, fq_err *e);
+void fqi_fitting_free(fqi_fitting *f);
+
+#endif

@@ -1,0 +1,69 @@
+/* quant_layer.h - one layer: calibrate, solve, and hand over codes; its inputs become the next layer's.
+ *
+ *     x (hidden states of all windows)
+ *      |-- ATTENTION_IN: H of q,k,v --> solve q,k,v        every H is from what the already quantized part computes (true sequential)
+ *      |-- ATTENTION:    H of o     --> solve o            attention rows are kept, so that they are computed once
+ *      |-- O
+ *      |-- MLP_IN:       H of gate, up (each expert its own) --> solve
+ *      |-- DOWN_IN:      H of down  --> order of MLP channels --> solve
+ *      '-- MLP: x of the next layer
+ *
+ * Tokens go through in batches that depend on the options alone (4,096 tokens, at least one window), never on free memory or threads, so
+ * that neither do the bits. */
+#ifndef FITQ_JOB_QUANT_LAYER_H
+#define FITQ_JOB_QUANT_LAYER_H
+
+#include "job/acts.h"
+#include "job/calib.h"
+#include "job/modules.h"
+#include "quant/gptq.h"
+
+#define FQI_CALIB_BATCH_TOKENS 4096
+
+/* What the public options come to. */
+typedef struct fqi_quant_settings {
+    fq_method method;
+    fqi_grid grid;
+    int64_t group_size;                  /* -1: one group */
+    double damp;
+    fqi_scales_from scales;
+    fqi_curvature curve;
+    bool act_order;                      /* process columns by falling diag H (static groups)... */
+    bool fold;                           /* ...and store MLP channels in that order */
+    int n_refit;
+    double shift;                        /* a of the shifted target, 0 = none */
+    size_t min_expert_tokens;            /* below: weighted rounding, said in the report */
+    bool strict;                         /* a factor that fails stops instead of falling back */
+} fqi_quant_settings;
+
+typedef struct fqi_layer_codes {
+    fqi_codes *codes;                    /* one per module of the layer, in the order of fqi_modules */
+    size_t n;
+    /* Order of MLP channels that was chosen: map new slot -> old channel for each MLP of the layer (dense, shared, or each expert); n_run 0:
+     * that of the fitting. mlp_of[i]: index into `mlp` of the MLP that module i belongs to, or SIZE_MAX. */
+    fqi_map *mlp; size_t n_mlp; size_t *mlp_of;
+    fq_module_report *report;            /* n */
+} fqi_layer_codes;
+
+typedef struct fqi_layer_job {
+    const fqi_quant_settings *settings;
+    const fqi_fitting *fitting;
+    const fqi_modules *modules;
+    const fqi_decoder *decoder;
+    const fqi_rope_table *rope;
+    const fqi_compute *compute;
+    const fqi_calib *calib;
+    fqi_acts *x;                         /* hidden states entering the layer; afterwards those leaving it */
+    fqi_acts *attention;                 /* same rows, heads * head_dim columns */
+    fqi_acts *x_plain;                   /* of the unquantized model, for a shifted target; NULL = none */
+    const fq_run *run;
+} fqi_layer_job;
+
+/* w: the layer's weights as stored. The caller frees *out also on failure (zero-initialise). */
+fq_status fqi_quant_layer(const fqi_layer_job *j, int64_t layer, const fqi_layer_weights *w, fqi_layer_codes *out, fq_err *e);
+void fqi_layer_codes_free(fqi_layer_codes *c);
+
+/* Peak bytes of the above beside its inputs, for the plan of memory: Hessians, factor, fp32 copies, codes, buffers. Saturates. */
+uint64_t fqi_quant_layer_bytes(const fq_model *m, const fqi_quant_settings *s, size_t n_window, size_t seqlen, int n_thread);
+
+#endif
