@@ -70,8 +70,8 @@ bool fqi_path_is_link(const char *path);           /* lstat */
 char *fqi_path_join(const char *dir, const char *name);   /* caller frees; NULL when out of memory */
 /* A plain file name: not empty, no '/', not "." or "..", no control byte. */
 bool fqi_name_is_plain(const char *name);
-/* Does path resolve (symlinks included) to something inside folder dir? */
-bool fqi_path_is_inside(const char *dir, const char *path);
+/* Does path resolve (symlinks included) to something inside folder dir? No, where that cannot be told, but for want of memory: FQ_E_NOMEM. */
+fq_status fqi_path_is_inside(const char *dir, const char *path, bool *inside, fq_err *e);
 /* Same file or folder after symlinks, or a inside b, or b inside a (either may not exist yet). FQ_E_NOMEM or FQ_E_IO when it cannot
  * be told. */
 fq_status fqi_path_overlaps(const char *a, const char *b, bool *overlap, fq_err *e);

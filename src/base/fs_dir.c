@@ -106,16 +106,19 @@ static bool holds(const char *a, const char *b)
     return b[n] == '\0' || b[n] == '/' || a[n - 1] == '/';
 }
 
-bool fqi_path_is_inside(const char *dir, const char *path)
+fq_status fqi_path_is_inside(const char *dir, const char *path, bool *inside, fq_err *e)
 {
     struct stat st;
+    *inside = false;
     /* A link to nothing resolves to nothing, and what will be there later is not ours to guess. */
-    if (lstat(path, &st) == 0 && stat(path, &st) != 0) return false;
-    char *d = realpath(dir, NULL), *p = resolve(path);
-    bool inside = d != NULL && p != NULL && holds(d, p) && strcmp(d, p) != 0;
+    if (lstat(path, &st) == 0 && stat(path, &st) != 0) return FQ_OK;
+    errno = 0;
+    char *d = realpath(dir, NULL), *p = d != NULL ? resolve(path) : NULL;
+    bool no_memory = p == NULL && errno == ENOMEM;
+    if (p != NULL) *inside = holds(d, p) && strcmp(d, p) != 0;
     free(d);
     free(p);
-    return inside;
+    return no_memory ? fqi_fail_nomem(e, "path") : FQ_OK;
 }
 
 fq_status fqi_path_overlaps(const char *a, const char *b, bool *overlap, fq_err *e)

@@ -40,8 +40,8 @@ typedef struct fqi_opening {
 
 /* Fills dir, index and file. Fails if nothing can be said. */
 fq_status fqi_source_resolve(fqi_opening *o, fq_err *e);
-/* True if path may be read as a part of the checkpoint (see catalogue.h on links). */
-bool fqi_source_allows(const char *dir, const char *path);
+/* May path be read as a part of the checkpoint (see catalogue.h on links)? FQ_E_NOMEM: no memory to tell. */
+fq_status fqi_source_allows(const char *dir, const char *path, bool *allowed, fq_err *e);
 bool fqi_is_torch_name(const char *name);
 
 /* Fills shard and tensor (sorted, unique). */

@@ -117,31 +117,32 @@ static fq_status read_file(reading *r, fqi_file *f, fqi_shard *s, fq_err *e)
 
 /* ---- may it be opened, and is it there ------------------------------------------------------------------------------ */
 
-/* False: refused, and a finding says why. Nothing is opened here. */
-static bool may_open(fqi_opening *o, const char *name, const char *path)
+/* Not *may: refused, and a finding says why. Nothing is opened here. */
+static fq_status may_open(fqi_opening *o, const char *name, const char *path, bool *may, fq_err *e)
 {
+    *may = false;
     char shown[FQI_NAME_MAX + 1];
     const char *where = o->has_index ? o->index_path : path;
     if (!fqi_name_is_plain(name)) {
         FQI_FIND(o->find, FQ_ERROR, FQI_FILE(where), "shard-name", "found \"%s\", expected the name of a file in the folder", fqi_escape(shown, name));
-        return false;
+        return FQ_OK;
     }
     size_t n = strlen(name);
     bool st = n > 12 && strcmp(name + n - 12, ".safetensors") == 0;
     if (!st && !fqi_is_torch_name(name)) {
         FQI_FIND(o->find, FQ_ERROR, FQI_FILE(where), "shard-name", "found \"%s\", expected a name ending in .safetensors or .bin", fqi_escape(shown, name));
-        return false;
+        return FQ_OK;
     }
-    if (o->single) return true;   /* the user named it, links and all */
+    *may = o->single;   /* the user named it, links and all */
+    if (*may) return FQ_OK;
     if (!fqi_path_exists(path)) {
         FQI_FIND(o->find, FQ_ERROR, FQI_FILE(where), "shard-missing", "found no %s in the folder, expected the file", fqi_escape(shown, name));
-        return false;
+        return FQ_OK;
     }
-    if (!fqi_source_allows(o->c->dir, path)) {
+    FQI_TRY(fqi_source_allows(o->c->dir, path, may, e));
+    if (!*may)
         FQI_FIND(o->find, FQ_ERROR, FQI_FILE(path), "link-leaves-folder", "found a link to nothing or to something outside, expected a file in the folder");
-        return false;
-    }
-    return true;
+    return FQ_OK;
 }
 
 /* FQ_E_INPUT: it is damaged, or it is no regular file. */
@@ -164,7 +165,9 @@ static fq_status read_one(reading *r, size_t k, fq_err *e)
     fqi_shard s = { .name = fqi_arena_strdup(&c->arena, o->file[k]), .torch = fqi_is_torch_name(o->file[k]) };
     s.path = o->single ? fqi_arena_strdup(&c->arena, o->path) : fqi_arena_printf(&c->arena, "%s/%s", c->dir, o->file[k]);
     if (!s.name || !s.path || !fqi_grow((void **)&c->shard, &r->cap_shard, c->n_shard + 1, sizeof *c->shard)) return fqi_fail_nomem(e, "list of files");
-    if (!may_open(o, s.name, s.path)) return FQ_OK;
+    bool may;
+    FQI_TRY(may_open(o, s.name, s.path, &may, e));
+    if (!may) return FQ_OK;
     fq_err why;
     fq_status status = open_and_read(r, &s, &why);
     if (status == FQ_E_INPUT) {

@@ -32,7 +32,9 @@ static fq_status load_config(checking *k, fq_err *e)
                  "found no config.json, expected one: only the files themselves can be checked");
         return FQ_OK;
     }
-    if (!fqi_source_allows(c->dir, k->config_path)) {
+    bool allowed;
+    FQI_TRY(fqi_source_allows(c->dir, k->config_path, &allowed, e));
+    if (!allowed) {
         FQI_FIND(find, FQ_ERROR, FQI_FILE(k->config_path), "link-leaves-folder", "found a link to nothing or to something outside, expected a file in the folder");
         return FQ_OK;
     }

@@ -24,22 +24,21 @@ bool fqi_is_torch_name(const char *name) { return ends_with(name, ".bin") || end
 static bool is_torch_weights(const char *name) { return strncmp(name, TORCH_FILE, strlen(TORCH_FILE)) == 0 && ends_with(name, ".bin"); }
 
 /* models--X/snapshots/REVISION/name -> ../../blobs/HASH, recognised by where the folders lie. */
-static bool is_hub_blob(const char *dir, const char *path)
+static fq_status is_hub_blob(const char *dir, const char *path, bool *yes, fq_err *e)
 {
-    size_t n = strlen(dir) + sizeof "/../../snapshots";
-    char *snapshots = malloc(n), *blobs = malloc(n);
-    bool ok = snapshots && blobs;
-    if (ok) {
-        snprintf(snapshots, n, "%s/../../snapshots", dir);
-        snprintf(blobs, n, "%s/../../blobs", dir);
-        ok = fqi_path_is_inside(snapshots, dir) && fqi_path_is_inside(blobs, path);
-    }
+    char *snapshots = fqi_path_join(dir, "../../snapshots"), *blobs = fqi_path_join(dir, "../../blobs");
+    fq_status s = snapshots && blobs ? fqi_path_is_inside(snapshots, dir, yes, e) : fqi_fail_nomem(e, "path");
+    if (s == FQ_OK && *yes) s = fqi_path_is_inside(blobs, path, yes, e);
     free(snapshots);
     free(blobs);
-    return ok;
+    return s;
 }
 
-bool fqi_source_allows(const char *dir, const char *path) { return fqi_path_is_inside(dir, path) || is_hub_blob(dir, path); }
+fq_status fqi_source_allows(const char *dir, const char *path, bool *allowed, fq_err *e)
+{
+    FQI_TRY(fqi_path_is_inside(dir, path, allowed, e));
+    return *allowed ? FQ_OK : is_hub_blob(dir, path, allowed, e);
+}
 
 static fq_status add_file(fqi_opening *o, const char *name, fq_err *e)
 {
@@ -77,7 +76,9 @@ static fq_status take_index_named(fqi_opening *o, const char *name, fq_err *e)
 {
     o->index_path = fqi_arena_printf(&o->c->arena, "%s/%s", o->c->dir, name);
     if (!o->index_path) return fqi_fail_nomem(e, "path of the index");
-    if (!fqi_source_allows(o->c->dir, o->index_path)) {
+    bool allowed;
+    FQI_TRY(fqi_source_allows(o->c->dir, o->index_path, &allowed, e));
+    if (!allowed) {
         FQI_FIND(o->find, FQ_ERROR, FQI_FILE(o->index_path), "link-leaves-folder", "found a link to something outside, expected a file in the folder");
         return FQ_OK;
     }
@@ -215,41 +216,46 @@ static fq_status take_folder(fqi_opening *o, fq_err *e)
 
 /* ---- one file ------------------------------------------------------------------------------------------------------ */
 
-/* True if the index at `name` of the folder lists `file` and others. Any index that says so counts; one that cannot be read says
- * nothing, since the user asked for the file. */
-static bool lists_others(const fqi_opening *o, const char *name, const char *file)
+/* *yes: the index at `name` of the folder lists `file` and others. Any index that says so counts; one that cannot be read says
+ * nothing, since the user asked for the file. Only want of memory fails. */
+static fq_status lists_others(const fqi_opening *o, const char *name, const char *file, bool *yes, fq_err *e)
 {
     char *path = fqi_path_join(o->c->dir, name), *text = NULL;
     size_t n;
     fqi_index x = { 0 };
-    bool yes = path && fqi_source_allows(o->c->dir, path) && fqi_file_slurp(path, FQI_INDEX_MAX_BYTES, &text, &n, NULL) == FQ_OK &&
-               fqi_index_parse(text, n, path, &x, NULL) == FQ_OK && x.n_file > 1 && holds_name(x.file, x.n_file, file);
+    bool allowed = false;
+    fq_status s = path ? fqi_source_allows(o->c->dir, path, &allowed, e) : fqi_fail_nomem(e, "path");
+    if (s == FQ_OK && allowed) s = fqi_file_slurp(path, FQI_INDEX_MAX_BYTES, &text, &n, e);
+    if (s == FQ_OK && allowed) s = fqi_index_parse(text, n, path, &x, e);
+    *yes = s == FQ_OK && x.n_file > 1 && holds_name(x.file, x.n_file, file);
     fqi_index_free(&x);
     free(text);
     free(path);
-    return yes;
+    return s == FQ_E_NOMEM ? s : FQ_OK;
 }
 
 /* A folder that may be searched but not listed is no reason to fail: the file itself can be opened. */
-static bool is_one_of_several(fqi_opening *o, const char *name)
+static fq_status is_one_of_several(fqi_opening *o, const char *name, bool *yes, fq_err *e)
 {
     size_t n_stem, n = 0;
     unsigned number, total;
     fqi_dirent *entry;
-    if (is_numbered(name, &n_stem, &number, &total) && total > 1) return true;
-    if (fqi_dir_list(o->c->dir, &o->c->arena, &entry, &n, NULL) != FQ_OK) return false;
-    for (size_t i = 0; i < n; i++) {
+    *yes = is_numbered(name, &n_stem, &number, &total) && total > 1;
+    if (*yes) return FQ_OK;
+    fq_status s = fqi_dir_list(o->c->dir, &o->c->arena, &entry, &n, e);
+    if (s != FQ_OK) return s == FQ_E_NOMEM ? s : FQ_OK;
+    for (size_t i = 0; i < n && !*yes; i++) {
         const char *other = entry[i].name;
         bool index = ends_with(other, ST_INDEX_SUFFIX) || strcmp(other, TORCH_INDEX) == 0;
-        if (index && !entry[i].is_dir && lists_others(o, other, name)) return true;
+        if (index && !entry[i].is_dir) FQI_TRY(lists_others(o, other, name, yes, e));
     }
-    return false;
+    return FQ_OK;
 }
 
 static fq_status take_file(fqi_opening *o, const char *name, fq_err *e)
 {
     o->single = true;
-    o->c->partial = is_one_of_several(o, name);
+    FQI_TRY(is_one_of_several(o, name, &o->c->partial, e));
     return add_file(o, name, e);
 }
 

@@ -296,10 +296,8 @@ def experiment(lab, variant, fault, codes, may_succeed, resume_fault=None, **pop
             left = [n for n in os.listdir(d) if n != "out"]
             need(not left or killed, f"exit 0, but left beside the target: {left}")
             return
-        # Where the library can only ask "is it inside?", not to know is to refuse.
         # A thread that cannot be made for want of memory is EAGAIN.
-        other_code = (fault or {}).get("class") == "alloc" and (
-            (r.code == 3 and ": link-leaves-folder: " in r.err) or (r.code == IO and r.err.startswith("fitq: thread: ")))
+        other_code = (fault or {}).get("class") == "alloc" and r.code == IO and r.err.startswith("fitq: thread: ")
         need(r.code in codes or other_code, f"expected {codes}, " + brief(r))
         if r.code > 0:
             check_error_line(r)
@@ -850,7 +848,7 @@ def run_model(lab, args, want, fault, codes, may_succeed=True):
         if r.code == 0 and (may_succeed or r.hits == 0):
             need(without_times(r.out) == want, "exit 0, but the output is another one: " + r.out[:200])
             return r
-        other = fault["class"] == "alloc" and (r.code == IO and "start a thread" in r.err or r.code == 3 and ": link-leaves-folder: " in r.err)
+        other = fault["class"] == "alloc" and r.code == IO and "start a thread" in r.err
         need(r.code in codes or other, f"expected {codes}, " + brief(r))
         if r.code > 0:
             check_error_line(r)
