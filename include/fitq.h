@@ -432,8 +432,8 @@ typedef struct fq_quantize_plan {
     size_t resumed_layers;          /* found done */
 } fq_quantize_plan;
 
-/* Zero-initialise. pad: source, target, and how to fit (n_tp, fit, layout, ...; group_size and formats there are not used), overwrite,
- * resume, dry_run, on_tensor. */
+/* Zero-initialise. pad: source, target, and how to fit (n_tp, fit, layout, ...; group_size, formats and resume there are not used),
+ * overwrite, dry_run, on_tensor. */
 typedef struct fq_quantize_options {
     fq_pad_options pad;
     fq_method method;
@@ -451,6 +451,7 @@ typedef struct fq_quantize_options {
     int refit;                   /* rounds of refitting scales and single codes; 0 = the default, -1 = none */
     bool lm_head;                /* quantize the output head too */
     bool strict;                 /* what would fall back to rounding is an error */
+    bool restart;                /* discard what an interrupted run left; else it is continued where it belongs to this request */
     int64_t min_expert_tokens;   /* 0 = a quarter of the expert's input width; -1 = any */
     fq_calib_options calib;
     const char *scratch;         /* folder for activations beyond the memory budget; NULL = inside the unfinished output */
@@ -474,7 +475,8 @@ typedef struct fq_quantize_report {
 void fq_quantize_report_free(fq_quantize_report *r);   /* NULL and zeroed are fine */
 
 /* Writes a quantized (and, where asked, fitted) copy of `source` to `target`, a layer at a time. Never loses a finished layer: what an
- * interrupted run leaves beside the target is continued by the same request with `resume`, to the same bytes. `report` may be NULL.
+ * interrupted run leaves beside the target is continued by the same request, to the same bytes; another request is FQ_E_RESUME, naming
+ * what differs. `report` may be NULL.
  * FQ_E_NUMERIC: weights that are not finite (before calibration), or strict and a factor that fails. */
 fq_status fq_quantize(const fq_quantize_options *o, const fq_run *run, fq_quantize_report *report, fq_err *e);
 

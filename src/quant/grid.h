@@ -28,6 +28,7 @@ typedef struct fqi_grid {
     bool signed_scale;        /* symmetric weighted scales may be negative */
     fqi_scale_rule rule;
     fqi_scale_store store;
+    uint8_t zero_least;       /* asymmetric: smallest zero point that may be chosen; 1 where the file cannot say 0 (GPTQ v1) */
 } fqi_grid;
 
 /* The nearest number that may be stored, ties to even; never 0 for an x that is not 0 (the smallest normal number then), never
