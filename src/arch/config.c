@@ -322,11 +322,12 @@ static fq_status read_window(const fqi_reader *r, fq_err *e)
 }
 
 /* A number that fitq does not use but an engine divides or raises to powers by: absent, or finite and above 0. */
-static fq_status check_positive(const fqi_reader *r, const json_t *obj, const char *key, fq_err *e)
+static fq_status check_positive(const fqi_reader *r, const json_t *obj, const char *in, const char *key, fq_err *e)
 {
+    char label[FQI_NAME_MAX + 1];
     const json_t *v = fqi_reader_member(obj, key);
     if (!v || (json_is_number(v) && isfinite(json_number_value(v)) && json_number_value(v) > 0)) return FQ_OK;
-    return fqi_reader_fail(r, key, v, "a number above 0", e);
+    return fqi_reader_fail(r, fqi_reader_label(in, key, label), v, "a number above 0", e);
 }
 
 static fq_status check_numbers(const fqi_reader *r, fq_err *e)
@@ -336,12 +337,12 @@ static fq_status check_numbers(const fqi_reader *r, fq_err *e)
     static const char *const rope[] = { "rope_scaling", "rope_parameters" };
     const json_t *level[] = { r->root, r->sub };
     for (size_t l = 0; l < 2; l++) {
-        for (size_t i = 0; i < FQI_COUNT(key); i++) FQI_TRY(check_positive(r, level[l], key[i], e));
+        for (size_t i = 0; i < FQI_COUNT(key); i++) FQI_TRY(check_positive(r, level[l], NULL, key[i], e));
         for (size_t i = 0; i < FQI_COUNT(rope); i++) {
             const json_t *v = fqi_reader_member(level[l], rope[i]);
             if (v && !json_is_object(v)) return fqi_reader_fail(r, rope[i], v, "an object or null", e);
-            FQI_TRY(check_positive(r, v, "rope_theta", e));
-            FQI_TRY(check_positive(r, v, "factor", e));
+            FQI_TRY(check_positive(r, v, rope[i], "rope_theta", e));
+            FQI_TRY(check_positive(r, v, rope[i], "factor", e));
         }
     }
     return FQ_OK;
