@@ -19,34 +19,6 @@ static int text_error(const fq_err *e, const input *in)
 
 /* ---- ids as text ------------------------------------------------------------------------------------------------- */
 
-static int not_an_id(const input *in, size_t at)
-{
-    fq_err e = { .code = FQ_E_INPUT };
-    snprintf(e.text, sizeof e.text, "%.1024s: byte %zu: token-ids: found something else, expected ids with spaces or commas between them", in->name, at);
-    return out_error(&e);
-}
-
-static int parse_ids(const input *in, uint32_t **ids, size_t *n)
-{
-    size_t cap = in->n / 2 + 1;   /* an id and what parts it from the next */
-    *ids = malloc(cap * sizeof **ids);
-    *n = 0;
-    if (*ids == NULL) return input_no_memory(in->name);
-    for (size_t i = 0; i < in->n;) {
-        if (strchr(" \t\r\n,[]", in->s[i]) != NULL && in->s[i] != '\0') {
-            i++;
-            continue;
-        }
-        size_t start = i;
-        uint64_t v = 0;
-        for (; i < in->n && in->s[i] >= '0' && in->s[i] <= '9' && v <= UINT32_MAX; i++) v = v * 10 + (uint64_t)(in->s[i] - '0');
-        bool ended = i == in->n || (in->s[i] != '\0' && strchr(" \t\r\n,[]", in->s[i]) != NULL);
-        if (i == start || !ended || v > UINT32_MAX) return not_an_id(in, start);
-        (*ids)[(*n)++] = (uint32_t)v;
-    }
-    return 0;
-}
-
 /* Tens of millions of them: no printf. */
 static void print_ids(const uint32_t *ids, size_t n)
 {
@@ -108,10 +80,11 @@ static int decode(const fq_tokenizer *t, const arg_values *a, const input *in)
     size_t n_ids, n = 0;
     char *text = NULL;
     fq_err e = { 0 };
-    int status = parse_ids(in, &ids, &n_ids);
-    if (status == 0 && fq_tokenizer_decode(t, ids, n_ids, &o, &text, &n, &e) != FQ_OK) status = text_error(&e, in);
-    free(ids);
-    if (status != 0) return status;
+    int status = 0;
+    fq_status s = fq_ids_parse(in->s, in->n, &ids, &n_ids, &e);
+    if (s == FQ_OK) s = fq_tokenizer_decode(t, ids, n_ids, &o, &text, &n, &e);
+    fq_free(ids);
+    if (s != FQ_OK) return text_error(&e, in);
     if (a->json) {
         json_t *root = json_object();
         out_put_u64(root, "count", n_ids);

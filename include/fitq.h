@@ -549,6 +549,10 @@ void fq_tokenizer_get_added(const fq_tokenizer *t, size_t i, fq_added_token *out
 /* The id of an added token, e.g. "<|im_end|>"; false if there is none. */
 bool fq_tokenizer_find_added(const fq_tokenizer *t, const char *content, uint32_t *id);
 
+/* The ids that n bytes of text list: decimal, below 2^32, with spaces, tabs, line ends, commas or brackets between them. Anything else is
+ * FQ_E_INPUT with its position and the word (rule "token-ids"). *ids is freed with fq_free; it is never NULL, even without any id. */
+fq_status fq_ids_parse(const char *text, size_t n, uint32_t **ids, size_t *n_ids, fq_err *e);
+
 /* ---- running a model ------------------------------------------------------------------------------------------- */
 
 /* The type in which an engine would hold weights and results. F32: the stored weights as they are, fp32 arithmetic. Else every weight and

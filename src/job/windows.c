@@ -16,7 +16,6 @@
 #define RANDOM_WINDOWS 2
 #define RANDOM_MAX_IDS (UINT64_C(1) << 28)
 #define MAX_JSON_BYTES (UINT64_C(16) << 20)
-#define SEPARATORS " \t\r\n,[]"
 
 typedef struct making {
     const fq_text *t;
@@ -127,42 +126,15 @@ static fq_status ids_of_text(making *m, fq_err *e)
     return name_text(m->t->text, s, &why, e);
 }
 
-static bool separates(char c) { return c != '\0' && strchr(SEPARATORS, c) != NULL; }
-
-static size_t count_words(const char *s, size_t n)
-{
-    size_t words = 0;
-    for (size_t i = 0; i < n; i++) words += !separates(s[i]) && (i == 0 || separates(s[i - 1]));
-    return words;
-}
-
-static fq_status parse_ids(making *m, const char *s, size_t n, fq_err *e)
-{
-    m->ids = fqi_calloc(count_words(s, n), sizeof *m->ids);
-    if (!m->ids) return fqi_fail_nomem(e, "token ids");
-    for (size_t i = 0; i < n;) {
-        if (separates(s[i])) {
-            i++;
-            continue;
-        }
-        size_t start = i;
-        uint64_t v = 0;
-        for (; i < n && s[i] >= '0' && s[i] <= '9' && v <= UINT32_MAX; i++) v = v * 10 + (uint64_t)(s[i] - '0');
-        if (i == start || v > UINT32_MAX || (i < n && !separates(s[i])))
-            return fqi_fail(e, FQ_E_INPUT, FQI_AT(m->t->ids, NULL, start), "token-ids", "found something else, expected ids with spaces or commas between them");
-        m->ids[m->n++] = (uint32_t)v;
-    }
-    return FQ_OK;
-}
-
 static fq_status ids_of_file(making *m, fq_err *e)
 {
     char *text = NULL;
     size_t n = 0;
+    fq_err why = { 0 };
     FQI_TRY(fqi_file_slurp(m->t->ids, FQI_TEXT_MAX_BYTES, &text, &n, e));
-    fq_status s = parse_ids(m, text, n, e);
+    fq_status s = fq_ids_parse(text, n, &m->ids, &m->n, &why);
     free(text);
-    return s;
+    return name_text(m->t->ids, s, &why, e);
 }
 
 static fq_status check_ids(const making *m, const char *path, fq_err *e)

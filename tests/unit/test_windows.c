@@ -225,7 +225,7 @@ static void test_refused(void **state)
         { "short ids", { .ids = three }, FQ_E_INPUT, "text-length", "found 3 tokens, expected at least 512: one window" },
         { "UTF-8", { .text = bad }, FQ_E_INPUT, "utf-8", "/bad: byte 3: utf-8: found byte 0xc3" },
         { "id", { .ids = ids, .context = 4 }, FQ_E_INPUT, "token-id", "/ids: token-id: found id 9 at place 3, expected an id below 9" },
-        { "words", { .ids = words_ids, .context = 4 }, FQ_E_INPUT, "token-ids", "/words: byte 4: token-ids: found something else" },
+        { "words", { .ids = words_ids, .context = 4 }, FQ_E_INPUT, "token-ids", "/words: byte 4: token-ids: found \"x3\", expected ids below 2^32" },
         { "large id", { .ids = large, .context = 4 }, FQ_E_INPUT, "token-ids", "/large: byte 2: token-ids" },
         { "NUL among ids", { .ids = nul, .context = 4 }, FQ_E_INPUT, "token-ids", "/nul-ids: byte 2: token-ids" },
         { "FIFO", { .text = fifo }, FQ_E_INPUT, "file-kind", "found a FIFO, expected a regular file" },
