@@ -240,15 +240,16 @@ static int fill(lines *l)
     return 0;
 }
 
-/* The next line, NUL-terminated, without its end; *line is NULL at the end of the input. */
+/* The next line, NUL-terminated, without its end; *line is NULL at the end of the input. Bytes are looked at once: a line may be as long
+ * as a text. */
 static int next_line(lines *l, char **line)
 {
     *line = NULL;
     memmove(l->s, l->s + l->used, l->n - l->used);
     l->n -= l->used;
     l->used = 0;
-    for (;;) {
-        char *end = l->n > 0 ? memchr(l->s, '\n', l->n) : NULL;
+    for (size_t seen = 0;;) {
+        char *end = l->n > seen ? memchr(l->s + seen, '\n', l->n - seen) : NULL;
         if (!end && l->end) {
             if (l->n == 0) return 0;
             end = l->s + l->n;
@@ -262,6 +263,8 @@ static int next_line(lines *l, char **line)
             *line = l->s;
             return 0;
         }
+        seen = l->n;
+        if (seen > INPUT_MAX_BYTES) return input_too_long("standard input");
         int status = fill(l);
         if (status != 0) return status;
         if (signals_cancelled(NULL)) return -FQ_E_CANCELLED;

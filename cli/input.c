@@ -12,8 +12,6 @@
 #include "output.h"
 #include "signals.h"
 
-#define INPUT_MAX_BYTES ((size_t)1 << 30)   /* as the library takes texts; /dev/zero has no end */
-
 int input_failed(const char *name, const char *what, int err)
 {
     fq_err e = { .code = FQ_E_IO };
@@ -28,7 +26,7 @@ int input_no_memory(const char *name)
     return out_error(&e);
 }
 
-static int too_long(const char *name)
+int input_too_long(const char *name)
 {
     fq_err e = { .code = FQ_E_INPUT };
     snprintf(e.text, sizeof e.text, "%.1024s: file-size: found more than %zu bytes, expected at most that", name, INPUT_MAX_BYTES);
@@ -44,7 +42,7 @@ static int read_all(int fd, input *in)
         if (poll(&p, 1, -1) < 0 && errno != EINTR) return input_failed(in->name, "poll", errno);
         if (signals_cancelled(NULL)) return -FQ_E_CANCELLED;
         if (p.revents == 0) continue;
-        if (in->n > INPUT_MAX_BYTES) return too_long(in->name);
+        if (in->n > INPUT_MAX_BYTES) return input_too_long(in->name);
         if (in->n == in->cap) {
             size_t cap = in->cap == 0 ? 65536 : in->cap * 2;
             char *s = realloc(in->s, cap);
