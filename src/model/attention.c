@@ -118,7 +118,7 @@ static void values(const fqi_pass *p, const tile *t)
             }
     }
     for (size_t i = 0; i < t->n_row; i++) {
-        float *out = p->work->attention + q_offset(p, t, t->row + i);
+        float *out = p->attention + q_offset(p, t, t->row + i);
         memcpy(out, t->out + i * hd_row, hd * sizeof *out);
         p->c->kernel->round_to(out, p->c->served, hd);
     }

@@ -139,14 +139,18 @@ static const fqi_span *span_of(const fqi_batch *b, size_t token, int64_t *positi
     return s;
 }
 
-static void attention(const fqi_pass *p, const fqi_rope_table *rope, float *x)
+static void attention_input(const fqi_pass *p, const float *x)
+{
+    norm_rows(p, x, p->w->input_norm);
+    fqi_pass_tap(p, FQI_TAP_ATTENTION, -1, p->work->norm, NULL, p->batch->n_token, (size_t)p->d->model.hidden_size);
+}
+
+static void attention(const fqi_pass *p, const fqi_rope_table *rope)
 {
     const fqi_layer_weights *w = p->w;
     const fqi_layer_work *b = p->work;
     const size_t n = p->batch->n_token, heads = (size_t)p->d->model.num_attention_heads, kv = (size_t)p->d->model.num_key_value_heads;
-    const size_t q_width = (size_t)w->q.rows, kv_width = (size_t)w->k.rows, hidden = (size_t)p->d->model.hidden_size;
-    norm_rows(p, x, w->input_norm);
-    fqi_pass_tap(p, FQI_TAP_ATTENTION, -1, b->norm, NULL, n, hidden);
+    const size_t q_width = (size_t)w->q.rows, kv_width = (size_t)w->k.rows;
     fqi_matmul(p->c, &w->q, w->q_bias, b->norm, n, b->q, q_width);
     fqi_matmul(p->c, &w->k, w->k_bias, b->norm, n, b->k, kv_width);
     fqi_matmul(p->c, &w->v, w->v_bias, b->norm, n, b->v, kv_width);
@@ -159,11 +163,16 @@ static void attention(const fqi_pass *p, const fqi_rope_table *rope, float *x)
         fqi_attention_append(p, &span->kv, t, position);
     }
     fqi_attention_run(p);
-    fqi_pass_tap(p, FQI_TAP_O, -1, b->attention, NULL, n, q_width);
-    fqi_matmul(p->c, &w->o, w->o_bias, b->attention, n, b->out, hidden);
+    fqi_pass_tap(p, FQI_TAP_O, -1, p->attention, NULL, n, q_width);
+}
+
+static void output_projection(const fqi_pass *p, float *x)
+{
+    fqi_matmul(p->c, &p->w->o, p->w->o_bias, p->attention, p->batch->n_token, p->work->out, (size_t)p->d->model.hidden_size);
     add_rows(p, x);
 }
 
+/* x is changed by the last step only. */
 static void feed_forward(const fqi_pass *p, float *x)
 {
     const size_t hidden = (size_t)p->d->model.hidden_size, n = p->batch->n_token;
@@ -171,9 +180,9 @@ static void feed_forward(const fqi_pass *p, float *x)
     fqi_pass_tap(p, FQI_TAP_MLP, -1, p->work->norm, NULL, n, hidden);
     if (p->w->sparse)
         fqi_moe_run(p);
-    else
+    else if (p->step != FQI_STEP_MLP_IN)
         fqi_mlp_run(p, &p->w->mlp, p->work->norm, NULL, n, p->work->out, FQI_TAP_DOWN, -1);
-    add_rows(p, x);
+    if (p->step == FQI_STEP_MLP) add_rows(p, x);
 }
 
 /* The token that is to blame: one whose values are not finite spoils earlier tokens of its tile, whose weight for it is 0, too. */
@@ -185,24 +194,54 @@ static size_t first_bad(const fqi_pass *p, size_t token)
     return at / width;
 }
 
-static fq_status check_finite(const fqi_pass *p, const float *x, fq_err *e)
+/* rows: what came out, `cols` wide. attended: attention was part of it, and work->v is of this batch. */
+static fq_status check_finite(const fqi_pass *p, const float *rows, size_t cols, bool attended, fq_err *e)
 {
-    const size_t hidden = (size_t)p->d->model.hidden_size;
     size_t at = 0, count = 0;
     int64_t position;
-    if (p->c->kernel->all_finite(x, FQ_DTYPE_F32, p->batch->n_token * hidden, &at, &count)) return FQ_OK;
-    (void)span_of(p->batch, first_bad(p, at / hidden), &position);
+    if (p->c->kernel->all_finite(rows, FQ_DTYPE_F32, p->batch->n_token * cols, &at, &count)) return FQ_OK;
+    (void)span_of(p->batch, attended ? first_bad(p, at / cols) : at / cols, &position);
     return fqi_fail(e, FQ_E_NUMERIC, NULL, "activation",
                     "layer %" PRId64 ", token at position %" PRId64 ": found %s (%zu of %zu values are not finite), expected finite numbers",
-                    p->layer, position, isnan(x[at]) ? "NaN" : "infinity", count, p->batch->n_token * hidden);
+                    p->layer, position, isnan(rows[at]) ? "NaN" : "infinity", count, p->batch->n_token * cols);
 }
 
 fq_status fqi_layer_forward(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,
                             const fqi_batch *batch, float *x, fqi_layer_work *work, const fqi_tap *tap, fq_err *e)
 {
-    const fqi_pass p = { .c = c, .d = d, .w = w, .batch = batch, .tap = tap, .work = work, .layer = layer };
+    const fqi_pass p = { .c = c, .d = d, .w = w, .batch = batch, .tap = tap, .work = work, .layer = layer, .step = FQI_STEP_MLP,
+                         .attention = work ? work->attention : NULL };
     if (batch->n_token == 0) return FQ_OK;
-    attention(&p, rope, x);
+    attention_input(&p, x);
+    attention(&p, rope);
+    output_projection(&p, x);
     feed_forward(&p, x);
-    return check_finite(&p, x, e);
+    return check_finite(&p, x, (size_t)d->model.hidden_size, true, e);
+}
+
+fq_status fqi_layer_step(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,
+                         const fqi_batch *batch, fqi_step step, float *x, float *rows, fqi_layer_work *work, const fqi_tap *tap, fq_err *e)
+{
+    const fqi_pass p = { .c = c, .d = d, .w = w, .batch = batch, .tap = tap, .work = work, .layer = layer, .step = step, .attention = rows };
+    const size_t hidden = (size_t)d->model.hidden_size;
+    if (batch->n_token == 0) return FQ_OK;
+    switch (step) {
+    case FQI_STEP_ATTENTION_IN:
+        attention_input(&p, x);
+        return FQ_OK;
+    case FQI_STEP_ATTENTION:
+        attention_input(&p, x);
+        attention(&p, rope);
+        return check_finite(&p, rows, (size_t)(d->model.num_attention_heads * d->model.head_dim), true, e);
+    case FQI_STEP_O:
+        output_projection(&p, x);
+        return check_finite(&p, x, hidden, false, e);
+    case FQI_STEP_MLP_IN:
+    case FQI_STEP_DOWN_IN:
+        feed_forward(&p, x);
+        return FQ_OK;
+    default:
+        feed_forward(&p, x);
+        return check_finite(&p, x, hidden, false, e);
+    }
 }

@@ -12,5 +12,6 @@ void fqi_mlp_run(const fqi_pass *p, const fqi_mlp_weights *m, const float *x, co
 #pragma omp parallel for num_threads(fqi_pass_threads(p, n)) schedule(static)
     for (size_t t = 0; t < n; t++) c->kernel->silu_mul(gate + t * width, up + t * width, c->served, width);
     fqi_pass_tap(p, down, expert, gate, token, n, width);
+    if (p->step == FQI_STEP_DOWN_IN) return;
     fqi_matmul(c, &m->down, m->down_bias, gate, n, out, (size_t)m->down.rows);
 }

@@ -69,7 +69,9 @@ static void run_expert(const fqi_pass *p, uint32_t e)
     if (n == 0) return;
     for (size_t i = 0; i < n; i++) memcpy(w->gathered + i * hidden, w->norm + w->expert_token[i] * hidden, hidden * sizeof(float));
     fqi_pass_tap(p, FQI_TAP_EXPERT_MLP, (int64_t)e, w->gathered, w->expert_token, n, hidden);
+    if (p->step == FQI_STEP_MLP_IN) return;
     fqi_mlp_run(p, &p->w->expert[e], w->gathered, w->expert_token, n, w->expert_out, FQI_TAP_EXPERT_DOWN, (int64_t)e);
+    if (p->step == FQI_STEP_DOWN_IN) return;
 #pragma omp parallel for num_threads(fqi_pass_threads(p, n)) schedule(static)
     for (size_t i = 0; i < n; i++)
         add_weighted(p, w->out + w->expert_token[i] * hidden, w->expert_out + i * hidden, w->expert_weight[i], hidden);
@@ -82,6 +84,7 @@ static void run_shared(const fqi_pass *p)
     const size_t hidden = (size_t)p->d->model.hidden_size, n = p->batch->n_token;
     const bool gated = p->w->shared_gate.data != NULL;
     fqi_mlp_run(p, &p->w->shared, w->norm, NULL, n, w->expert_out, FQI_TAP_SHARED_DOWN, -1);
+    if (p->step == FQI_STEP_DOWN_IN) return;
     if (gated) fqi_matmul(p->c, &p->w->shared_gate, NULL, w->norm, n, w->expert_weight, 1);
 #pragma omp parallel for num_threads(fqi_pass_threads(p, n)) schedule(static)
     for (size_t t = 0; t < n; t++) {
@@ -97,5 +100,5 @@ void fqi_moe_run(const fqi_pass *p)
     memset(p->work->out, 0, p->batch->n_token * (size_t)p->d->model.hidden_size * sizeof(float));
     route(p);
     for (uint32_t e = 0; e < (uint32_t)p->w->router.rows; e++) run_expert(p, e);
-    if (p->w->has_shared) run_shared(p);
+    if (p->w->has_shared && p->step != FQI_STEP_MLP_IN) run_shared(p);
 }

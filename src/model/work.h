@@ -32,7 +32,7 @@ struct fqi_layer_work {
     float *gathered, *expert_out;   /* [n_token][hidden_size] */
 };
 
-/* One call of fqi_layer_forward. */
+/* One call of fqi_layer_forward or fqi_layer_step. */
 typedef struct fqi_pass {
     const fqi_compute *c;
     const fqi_decoder *d;
@@ -41,6 +41,8 @@ typedef struct fqi_pass {
     const fqi_tap *tap;
     fqi_layer_work *work;
     int64_t layer;
+    fqi_step step;               /* of the MLP: how far it goes */
+    float *attention;            /* [n_token][heads * head_dim]: work->attention, or the caller's */
 } fqi_pass;
 
 void fqi_pass_tap(const fqi_pass *p, fqi_tap_point point, int64_t expert, const float *x, const uint32_t *token, size_t n, size_t cols);
@@ -51,13 +53,13 @@ int fqi_pass_threads(const fqi_pass *p, size_t n);
 uint64_t fqi_attention_floats(const fqi_decoder *d, int64_t n_position);
 /* Row `token` of work->k and v goes to the cache of its span, as key number `position`. */
 void fqi_attention_append(const fqi_pass *p, const fqi_kv *kv, size_t token, int64_t position);
-/* work->q against the caches -> work->attention. */
+/* work->q against the caches -> p->attention. */
 void fqi_attention_run(const fqi_pass *p);
 
-/* out[i] = down(silu(gate(x[i])) * up(x[i])), n rows. down: the tap to show its input to. */
+/* out[i] = down(silu(gate(x[i])) * up(x[i])), n rows. down: the tap to show its input to. FQI_STEP_DOWN_IN ends with that tap. */
 void fqi_mlp_run(const fqi_pass *p, const fqi_mlp_weights *m, const float *x, const uint32_t *token, size_t n, float *out, fqi_tap_point down,
                  int64_t expert);
-/* work->norm -> work->out. */
+/* work->norm -> work->out. FQI_STEP_MLP_IN and DOWN_IN end with the taps that they show; out is then of no use. */
 void fqi_moe_run(const fqi_pass *p);
 
 #endif
