@@ -60,6 +60,13 @@ char *fqi_escape_n(char out[FQI_NAME_MAX + 1], const char *name, size_t len)
 
 char *fqi_escape(char out[FQI_NAME_MAX + 1], const char *name) { return fqi_escape_n(out, name, strlen(name)); }
 
+char *fqi_show_budget(char out[FQI_BUDGET_MAX + 1], uint64_t bytes)
+{
+    const unsigned long long mib = bytes >> 20;
+    snprintf(out, FQI_BUDGET_MAX + 1, "%llu %s", mib ? mib : (unsigned long long)bytes, mib ? "MiB" : bytes == 1 ? "byte" : "bytes");
+    return out;
+}
+
 /* Appends to e->text; what does not fit is dropped. */
 __attribute__((format(printf, 2, 0))) static void append_v(fq_err *e, const char *fmt, va_list ap)
 {

@@ -37,6 +37,10 @@ fq_status fqi_fail_nomem(fq_err *e, const char *what);
 char *fqi_escape_n(char out[FQI_NAME_MAX + 1], const char *name, size_t len);
 char *fqi_escape(char out[FQI_NAME_MAX + 1], const char *name);
 
+/* A budget of memory: whole MiB, cut, or bytes below one. Returns out. */
+#define FQI_BUDGET_MAX 31
+char *fqi_show_budget(char out[FQI_BUDGET_MAX + 1], uint64_t bytes);
+
 /* Forwards a failure. */
 #define FQI_TRY(call)                          \
     do {                                       \

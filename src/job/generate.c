@@ -88,9 +88,10 @@ static fq_status check_budget(const fq_generator *g, const needs *n, fq_err *e)
     fqi_memory_trim();
     uint64_t resident = fqi_memory_now().resident, free_bytes = fqi_memory_available();
     uint64_t limit = g->run->memory_bytes ? g->run->memory_bytes : fqi_sat_add(free_bytes, resident);
+    char found[FQI_BUDGET_MAX + 1];
     if (n->total <= limit) return FQ_OK;
     return fqi_fail(e, FQ_E_NOMEM, FQI_FILE(g->model.ckpt->info.path), "memory-budget",
-                    "found %llu MiB%s, expected at least %llu MiB: weights %llu, KV cache for %lld tokens %llu, the rest %llu", (unsigned long long)(limit / MIB),
+                    "found %s%s, expected at least %llu MiB: weights %llu, KV cache for %lld tokens %llu, the rest %llu", fqi_show_budget(found, limit),
                     g->run->memory_bytes ? "" : " free", (unsigned long long)(n->total / MIB + 1), (unsigned long long)(n->weights / MIB), (long long)g->context,
                     (unsigned long long)(n->caches / MIB), (unsigned long long)(n->rest / MIB));
 }

@@ -355,7 +355,8 @@ fq_status fqi_lockstep_plan_make(const fqi_lockstep *l, fqi_lockstep_plan *out, 
     if (least > z.limit || !find_best(&z, &best)) {
         /* The process is not of the same size each time it runs: the number must still do when it is asked for. */
         uint64_t least_mib = least / MIB + 2;
-        return fqi_fail(e, FQ_E_NOMEM, NULL, "memory-budget", "found %llu MiB%s, expected at least %llu MiB", (unsigned long long)(z.limit / MIB),
+        char found[FQI_BUDGET_MAX + 1];
+        return fqi_fail(e, FQ_E_NOMEM, NULL, "memory-budget", "found %s%s, expected at least %llu MiB", fqi_show_budget(found, z.limit),
                         l->run->memory_bytes ? "" : " (three quarters of what is free)", (unsigned long long)least_mib);
     }
     fill(&z, &best, &now, out);

@@ -139,12 +139,23 @@ static void escaped_is_safe(void **state)
     assert_string_equal(out + 196, "n...");
 }
 
+static void budgets(void **state)
+{
+    (void)state;
+    static const struct { uint64_t bytes; const char *text; } t[] = {
+        { 0, "0 bytes" }, { 1, "1 byte" }, { (1 << 20) - 1, "1048575 bytes" }, { 1 << 20, "1 MiB" }, { (2 << 20) - 1, "1 MiB" },
+        { UINT64_MAX, "17592186044415 MiB" },
+    };
+    char out[FQI_BUDGET_MAX + 1];
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) assert_string_equal(fqi_show_budget(out, t[i].bytes), t[i].text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(form_of_the_line),    cmocka_unit_test(null_is_allowed), cmocka_unit_test(system_and_memory),
         cmocka_unit_test(may_quote_itself),    cmocka_unit_test(escapes),         cmocka_unit_test(escaped_is_safe),
-        cmocka_unit_test(long_things_are_cut),
+        cmocka_unit_test(long_things_are_cut), cmocka_unit_test(budgets),
     };
     return cmocka_run_group_tests_name("err", tests, NULL, NULL);
 }

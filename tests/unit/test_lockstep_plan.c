@@ -122,6 +122,7 @@ static uint64_t least_of(const setting *s)
     assert_int_equal(fqi_lockstep_plan_make(&l, &p, &e), FQ_E_NOMEM);
     assert_string_equal(e.rule, "memory-budget");
     const char *at = strstr(e.text, "expected at least ");
+    assert_non_null(strstr(e.text, "found 1 byte, "));
     if (!at || sscanf(at, "expected at least %llu MiB", &mib) != 1) fail_msg("%s", e.text);
     return mib * MIB;
 }
