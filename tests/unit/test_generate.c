@@ -566,6 +566,10 @@ static void test_served(void **state)
         }
         fq_generator_close(g);
     }
+    fq_generator *none = NULL;
+    fq_err e;
+    assert_int_equal(fq_generator_open(source, &(fq_generator_options){ .served = (fq_served)9 }, NULL, &none, &e), FQ_E_USAGE);
+    assert_string_equal(e.text, "served-dtype: found 9, expected fp32, bf16 or fp16");
     free(source);
 }
 
