@@ -110,14 +110,14 @@ static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
     char hex[17];
     snprintf(hex, sizeof hex, "%016llx", (unsigned long long)XXH3_64bits(w->config_target, strlen(w->config_target)));
     return put(o, "fitq", json_string(FQ_VERSION)) && put(o, "schema", json_integer(PROV_SCHEMA)) &&
-           put(o, "operation", json_string("pad")) && put(o, "layout", json_string(w->layout)) &&
+           put(o, "operation", json_string(w->quantization ? "quantize" : "pad")) && put(o, "layout", json_string(w->layout)) &&
            put(o, "group_size", json_integer((json_int_t)w->group_size)) &&
            put(o, "family", json_string(w->model->family)) && put(o, "fit", print_fit(w->model, w->fit)) &&
            put(o, "maps", print_maps(w->maps, e)) &&
            put(o, "naming", json_pack("{s:o, s:o}", "source", print_naming(w->from), "target", print_naming(w->to))) &&
            put(o, "added", print_added(w)) && put(o, "source_shards", print_shards(w)) &&
            put(o, "config_source", json_string(w->config_source)) && put(o, "config_xxh3", json_string(hex)) &&
-           put(o, "tensors", print_tensors(w));
+           put(o, "tensors", print_tensors(w)) && (!w->quantization || json_object_set(o, "quantization", w->quantization) == 0);
 }
 
 /* The checksum is over the values, not the white space, so that a reformatted file is still the record. */
@@ -315,7 +315,8 @@ static fq_status read_all(json_t *o, const char *file, fqi_prov *p, fq_err *e)
     FQI_TRY(check_seal(o, file, e));
     const char *operation = json_string_value(json_object_get(o, "operation"));
     if (json_integer_value(json_object_get(o, "schema")) != PROV_SCHEMA) return bad(e, file, "another schema");
-    if (!operation || strcmp(operation, "pad") != 0) return bad(e, file, "an operation other than pad");
+    p->quantized = operation && strcmp(operation, "quantize") == 0;
+    if (!operation || (strcmp(operation, "pad") != 0 && !p->quantized)) return bad(e, file, "an operation other than pad and quantize");
     const json_t *naming = json_object_get(o, "naming");
     FQI_TRY(read_text(o, file, p, e));
     FQI_TRY(read_maps(json_object_get(o, "maps"), file, &p->maps, e));

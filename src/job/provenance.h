@@ -10,6 +10,9 @@
  *       "tensors": { "name as written": [ "XXH3-128 of the source tensor's bytes", index in source_shards, "BF16" ] },
  *       "record_xxh3": "of all of the above" }
  *
+ * Of a quantized model "operation" is "quantize", "quantization" says how it was done and what it cost each module, and "tensors" lists
+ * what was copied.
+ *
  * Engines ignore the file. Reading it checks everything that is used. */
 #ifndef FITQ_JOB_PROVENANCE_H
 #define FITQ_JOB_PROVENANCE_H
@@ -33,6 +36,7 @@ typedef struct fqi_prov {
     fqi_prov_tensor *tensor; size_t n_tensor;       /* name order */
     const char **source_shard; size_t n_source_shard;   /* file names of the source, so that unpad can restore them */
     char *config_source; size_t n_config_source;
+    bool quantized;                 /* weights are not the source's any more: nothing can be undone */
     uint64_t config_hash;           /* XXH3-64 of config.json as fitq wrote it */
     fqi_arena arena;                /* owns the strings */
 } fqi_prov;
@@ -59,6 +63,7 @@ typedef struct fqi_prov_write {
     const struct fqi_shard *shard; size_t n_shard;
     const char *config_source, *config_target;
     const fqi_prov_tensor *tensor; size_t n_tensor;
+    json_t *quantization;           /* borrowed; NULL: weights are the source's */
 } fqi_prov_write;
 fq_status fqi_prov_print(const fqi_prov_write *w, char **out, size_t *n, fq_err *e);
 
