@@ -341,10 +341,9 @@ void out_put(json_t *object, const char *key, json_t *value)
 
 void out_put_int(json_t *object, const char *key, int64_t v) { out_put(object, key, json_integer(v)); }
 
-void out_put_u64(json_t *object, const char *key, uint64_t v)
-{
-    out_put(object, key, json_integer(v > INT64_MAX ? INT64_MAX : (int64_t)v));
-}
+json_t *out_json_u64(uint64_t v) { return json_integer(v > INT64_MAX ? INT64_MAX : (int64_t)v); }
+
+void out_put_u64(json_t *object, const char *key, uint64_t v) { out_put(object, key, out_json_u64(v)); }
 
 void out_put_bool(json_t *object, const char *key, bool v) { out_put(object, key, json_boolean(v)); }
 

@@ -71,6 +71,7 @@ void out_put_bool(json_t *object, const char *key, bool v);
 void out_put_real(json_t *object, const char *key, double v);
 void out_put_value(json_t *object, const char *key, const fq_value *v);   /* { "value": ..., "error": ... } */
 void out_put_str(json_t *object, const char *key, const char *v);   /* NULL -> null; invalid UTF-8 is escaped */
+json_t *out_json_u64(uint64_t v);                               /* what JSON's integers cannot hold: the largest that they can */
 void out_append(json_t *array, json_t *value);                  /* steals value */
 /* A string of any bytes; where they are not UTF-8, everything that is not printable ASCII is written as \xNN. */
 json_t *out_json_bytes(const char *s, size_t n);

@@ -39,15 +39,13 @@ static json_t *option_json(const fq_option *x)
     return o;
 }
 
-static json_int_t saturated(uint64_t n) { return n > INT64_MAX ? INT64_MAX : (json_int_t)n; }
-
 static json_t *memory_json(const fq_plan_entry *x)
 {
     if (!x->memory_asked) return json_null();
     json_t *o = json_object();
     out_put_bool(o, "known", x->memory_known);
     out_put(o, "fits", x->memory_known ? json_boolean(x->memory_fits) : json_null());
-    out_put(o, "need_bytes", x->memory_known ? json_integer(saturated(x->memory_need_bytes)) : json_null());
+    out_put(o, "need_bytes", x->memory_known ? out_json_u64(x->memory_need_bytes) : json_null());
     out_put(o, "longest_context", x->memory_known ? json_integer(x->longest_context) : json_null());
     out_put(o, "bits_that_fit", x->memory_known ? json_real(x->bits_that_fit) : json_null());
     return o;
@@ -80,7 +78,7 @@ static json_t *way_json(json_t *o, const plan_view *v, const plan_advice *a, con
     out_put_real(o, "param_percent", w->param_percent);
     json_t *weights = json_array();
     for (size_t i = 0; i < a->n_tp; i++)
-        out_append(weights, w->weight_bytes_per_gpu[i] ? json_integer(saturated(w->weight_bytes_per_gpu[i])) : json_null());
+        out_append(weights, w->weight_bytes_per_gpu[i] ? out_json_u64(w->weight_bytes_per_gpu[i]) : json_null());
     out_put(o, "weight_bytes_per_gpu", weights);
     char *command = (w->pads || w->as_llama) && !plan_no_command(v) ? plan_command(v, a, w) : NULL;
     out_put_str(o, "command", command);
