@@ -20,7 +20,6 @@ typedef struct model {
     fqi_rope_table rope;
     fqi_layer_work *work;
     uint64_t *layer_bytes;
-    uint64_t head_bytes;
     size_t n_stream;
 } model;
 
@@ -76,16 +75,13 @@ static fq_status make_model(lockstep *s, size_t i, fq_err *e)
     const fqi_decoder *d = l->decoder[i];
     model *m = &s->model[i];
     size_t n_layer = (size_t)d->model.num_hidden_layers;
-    fqi_weights_size size;
     const fqi_weights_options o = { .n_slot = s->p->n_slot[i], .served = l->served, .head_rows = s->p->head_rows[i], .run = l->run };
-    FQI_TRY(fqi_weights_measure(l->ckpt[i], d, l->served, &size, e));
-    m->head_bytes = size.head_row_bytes * (uint64_t)d->model.vocab_size;
     m->layer_bytes = fqi_calloc(n_layer, sizeof *m->layer_bytes);
     if (!m->layer_bytes) return fqi_fail_nomem(e, "layers");
     fqi_lockstep_layer_bytes(l->ckpt[i], m->layer_bytes, n_layer);
     for (size_t k = 0; k < l->n_stream; k++) m->n_stream += l->stream[k].model == i;
     for (size_t k = 0; k < n_layer; k++) s->total += m->layer_bytes[k] * m->n_stream;
-    s->total += m->head_bytes * m->n_stream;
+    s->total += s->p->head_bytes[i] * m->n_stream;
     FQI_TRY(fqi_rope_table_create(&d->rope, (int64_t)l->n_context, l->served, &m->rope, e));
     return fqi_weights_create(l->ckpt[i], d, &o, &m->weights, e);
 }
@@ -404,7 +400,7 @@ static fq_status head_of_model(lockstep *s, size_t i, size_t first, size_t n, fq
         for (size_t k = 0; k < l->n_stream; k++)
             if (l->stream[k].model == i)
                 fqi_matmul(&s->compute[l->stream[k].order], &head, NULL, s->hidden[k], n, s->logits[k] + row, (size_t)vocab);
-        FQI_TRY(step(s, "output head", (uint64_t)(share * (double)s->model[i].head_bytes * (double)rows / (double)vocab), e));
+        FQI_TRY(step(s, "output head", (uint64_t)(share * (double)s->p->head_bytes[i] * (double)rows / (double)vocab), e));
     }
     for (size_t k = 0; k < l->n_stream; k++)
         if (l->stream[k].model == i) FQI_TRY(check_finite(s, k, first, n, e));

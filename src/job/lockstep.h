@@ -33,6 +33,7 @@ typedef struct fqi_lockstep {
 typedef struct fqi_lockstep_plan {
     size_t n_slot[FQI_MAX_MODEL];
     int64_t head_rows[FQI_MAX_MODEL];
+    uint64_t head_bytes[FQI_MAX_MODEL];   /* of all its rows, as they are held */
     size_t batch_window;         /* windows through a layer at once */
     size_t block_tokens;         /* tokens of them at once, if one window is still too much */
     bool acts_in_memory;

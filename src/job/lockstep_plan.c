@@ -334,6 +334,7 @@ static void fill(const sizes *z, const way *w, const fqi_memory *now, fqi_lockst
         const fq_model *m = &l->decoder[i]->model;
         p.n_slot[i] = w->n_slot < (size_t)m->num_hidden_layers ? w->n_slot : (size_t)m->num_hidden_layers;
         p.head_rows[i] = w->head_rows < m->vocab_size ? w->head_rows : m->vocab_size;
+        p.head_bytes[i] = fqi_sat_mul(z->head_row[i], (uint64_t)m->vocab_size);
         p.weight_bytes = fqi_sat_add(p.weight_bytes, fqi_sat_mul(z->n_row, (uint64_t)m->hidden_size * 2));   /* rows of the embedding, near enough */
     }
     *out = p;
