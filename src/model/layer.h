@@ -47,7 +47,8 @@ typedef enum fqi_tap_point {
     FQI_TAP_DOWN,          /* down_proj */
     FQI_TAP_EXPERT_MLP,    /* an expert's gate_proj, up_proj */
     FQI_TAP_EXPERT_DOWN,
-    FQI_TAP_SHARED_DOWN
+    FQI_TAP_SHARED_DOWN,
+    FQI_TAP_HEAD           /* lm_head; of no layer, so no step shows it */
 } fqi_tap_point;
 typedef struct fqi_tap {
     void (*watch)(void *user, int64_t layer, fqi_tap_point point, int64_t expert, const float *x, const uint32_t *token, size_t n, size_t cols);
