@@ -115,7 +115,7 @@ def numbers():
         yield field(f"{short}-string", DENSE, key, "1e-6", '"1e-6"', above)
     yield field("rope-scaling-list", DENSE, "rope_scaling", [], "[]", "an object or null")
     yield bad("rope-factor-zero", text(DENSE, rope_scaling={"rope_type": "linear", "factor": 0}),
-              "json-field: factor: found 0, expected a number above 0")
+              "json-field: rope_scaling.factor: found 0, expected a number above 0")
     yield ok("rope-scaling-null", text(DENSE, rope_scaling=None))
     yield bad("too-large-a-model", text(DENSE, hidden_size=2**27, num_attention_heads=65536, num_key_value_heads=1, vocab_size=2**27),
               "model-size: found lengths that multiply to more than 2^56 parameters (hidden_size 134217728, 1 layers, 0 experts), "

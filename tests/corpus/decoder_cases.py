@@ -108,9 +108,9 @@ def parameters():
         yield scaling(f"{name}-factor-half", {**base, "factor": 0.5}, "factor", "0.5", FACTOR, max_position_embeddings=2048)
     yield scaling("factor-1e9", {"rope_type": "linear", "factor": 1e9}, "factor", "1000000000.0", FACTOR)
     yield bad("factor-true", text(DENSE, rope_scaling={"rope_type": "linear", "factor": True}),
-              "json-field: factor: found true, expected a number above 0")
+              "json-field: rope_scaling.factor: found true, expected a number above 0")
     yield bad("factor-string", text(DENSE, rope_scaling={"rope_type": "yarn", "factor": "4"}),
-              'json-field: factor: found "4", expected a number above 0')
+              'json-field: rope_scaling.factor: found "4", expected a number above 0')
     nan = raw(DENSE, "rope_scaling", '{"rope_type": "linear", "factor": NaN}')
     yield bad("factor-nan", nan, f"byte {at(nan, 'NaN')}: json-syntax: found 'N', expected a value")
     yield ok("factor-of-the-default-is-not-looked-at", text(DENSE, rope_scaling={"rope_type": "default", "factor": 1}))
