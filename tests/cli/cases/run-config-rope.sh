@@ -1,0 +1,21 @@
+. $DATA/models.sh
+rope() { field "\"rope_scaling\": $1" && runs; }
+rope '{"rope_type": "longrope", "factor": 4}'; says; proves
+rope '{"type": "su"}'
+rope '{}'
+rope '3'
+rope '"linear"'
+rope 'null'
+rope '{"type": "linear"}'
+rope '{"type": "linear", "factor": 0}'
+rope '{"type": "linear", "factor": -2}'
+rope '{"type": "linear", "factor": "2"}'
+rope '{"type": "linear", "factor": 0.5}'
+rope '{"type": "linear", "factor": 1e308}'
+rope '{"type": "linear", "factor": 1e999}'
+rope '{"type": "linear", "factor": 2, "rope_type": "dynamic"}'
+rope '{"rope_type": "llama3", "factor": 8}'
+rope '{"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1, "original_max_position_embeddings": 8192}'
+rope '{"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 0}'
+rope '{"rope_type": "yarn", "factor": 4, "beta_fast": -1}'
+rope '{"rope_type": "yarn", "factor": 4, "attention_factor": "x"}'
