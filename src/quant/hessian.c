@@ -1,0 +1,94 @@
+/* hessian.c - second moments of the inputs of a layer, summed tile by tile (see hessian.h). The factor is in cholesky.c.
+ *
+ * A tile is one BLAS call on one thread: all rows of the call, SIDE columns by SIDE columns. Which thread does which tile changes
+ * nothing. Nothing is refused here: a number that is not finite stays one and fails in the factorization, with its column. */
+#include "quant/hessian.h"
+
+#include <omp.h>
+#include <stdlib.h>
+
+#include "base/checked.h"
+#include "base/mem.h"
+
+#define SIDE_SMALL 256
+#define SIDE_LARGE 512        /* from LARGE columns: packing costs half as much, and there are tiles enough for every thread */
+#define LARGE 3072
+#define CROSS_ROWS 256        /* of one product of fqi_cross_add: 256 KiB of differences on the stack */
+#define CROSS_COLS 256
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+uint64_t fqi_hessian_bytes(size_t n)
+{
+    return fqi_sat_mul(fqi_sat_mul(n, n), sizeof(float));
+}
+
+fq_status fqi_hessian_create(size_t n, fqi_hessian *out, fq_err *e)
+{
+    size_t count;
+    *out = (fqi_hessian){ .n = n };
+    out->h = fqi_mul_size(n, n, &count) ? fqi_calloc(count, sizeof *out->h) : NULL;
+    return out->h ? FQ_OK : fqi_fail_nomem(e, "Hessian");
+}
+
+void fqi_hessian_free(fqi_hessian *h)
+{
+    if (!h) return;
+    free(h->h);
+    *h = (fqi_hessian){ 0 };
+}
+
+/* Tile t of a lower triangle, row by row of tiles: 0; 1 2; 3 4 5; ... */
+static void tile_of(size_t t, size_t *row, size_t *col)
+{
+    size_t r = 0;
+    while ((r + 1) * (r + 2) / 2 <= t) r++;
+    *row = r;
+    *col = t - r * (r + 1) / 2;
+}
+
+void fqi_hessian_add(const fqi_linalg *la, fqi_hessian *h, const float *x, size_t n_row, size_t ld)
+{
+    const size_t n = h->n, side = n < LARGE ? SIDE_SMALL : SIDE_LARGE, across = (n + side - 1) / side, n_tile = across * (across + 1) / 2;
+    if (n_row == 0 || n == 0) return;
+#pragma omp parallel num_threads(la->n_thread)
+    {
+        omp_set_num_threads(1);   /* of this task only: see kernel/linear.c */
+#pragma omp for schedule(dynamic)
+        for (size_t t = 0; t < n_tile; t++) {
+            size_t r, c;
+            tile_of(n_tile - 1 - t, &r, &c);   /* whole tiles last: the short ones of the edge are the first */
+            const blasint m = (blasint)least(side, n - r * side), k = (blasint)n_row, lda = (blasint)ld, ldh = (blasint)n;
+            float *out = h->h + r * side * n + c * side;
+            if (r == c)
+                la->blas->ssyrk(CblasRowMajor, CblasLower, CblasTrans, m, k, 1.0f, x + r * side, lda, 1.0f, out, ldh);
+            else
+                la->blas->sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, m, (blasint)side, k, 1.0f, x + r * side, lda, x + c * side, lda, 1.0f, out, ldh);
+        }
+    }
+    h->n_token += n_row;
+}
+
+/* Rows [i0, i0 + m) of C: the difference is made once for all columns of y. */
+static void cross_tile(const fqi_linalg *la, float *c, size_t n, size_t i0, const float *x, const float *y, size_t n_row, size_t ld)
+{
+    float d[CROSS_ROWS * CROSS_COLS];
+    const size_t m = least(CROSS_COLS, n - i0);
+    for (size_t t0 = 0; t0 < n_row; t0 += CROSS_ROWS) {
+        const size_t k = least(CROSS_ROWS, n_row - t0);
+        for (size_t t = 0; t < k; t++)
+            for (size_t i = 0; i < m; i++) d[t * CROSS_COLS + i] = x[(t0 + t) * ld + i0 + i] - y[(t0 + t) * ld + i0 + i];
+        la->blas->sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, 1.0f, d, CROSS_COLS, y + t0 * ld, (blasint)ld, 1.0f,
+                        c + i0 * n, (blasint)n);
+    }
+}
+
+void fqi_cross_add(const fqi_linalg *la, float *c, size_t n, const float *x, const float *y, size_t n_row, size_t ld)
+{
+#pragma omp parallel num_threads(la->n_thread)
+    {
+        omp_set_num_threads(1);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < n; i += CROSS_COLS) cross_tile(la, c, n, i, x, y, n_row, ld);
+    }
+}
