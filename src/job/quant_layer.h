@@ -13,6 +13,7 @@
 #ifndef FITQ_JOB_QUANT_LAYER_H
 #define FITQ_JOB_QUANT_LAYER_H
 
+#include "base/mem.h"
 #include "job/acts.h"
 #include "job/calib.h"
 #include "job/modules.h"
@@ -42,7 +43,9 @@ typedef struct fqi_layer_codes {
     /* Order of MLP channels that was chosen: map new slot -> old channel for each MLP of the layer (dense, shared, or each expert); n_run 0:
      * that of the fitting. mlp_of[i]: index into `mlp` of the MLP that module i belongs to, or SIZE_MAX. */
     fqi_map *mlp; size_t n_mlp; size_t *mlp_of;
-    fq_module_report *report;            /* n */
+    fq_module_report *report;            /* n; names are the modules', reasons live in `text` */
+    fqi_arena text;
+    double seconds_forward, seconds_hessian, seconds_solve;
 } fqi_layer_codes;
 
 typedef struct fqi_layer_job {
@@ -51,7 +54,7 @@ typedef struct fqi_layer_job {
     const fqi_modules *modules;
     const fqi_decoder *decoder;
     const fqi_rope_table *rope;
-    const fqi_compute *compute;
+    const fqi_compute *compute;          /* fast order; rounding alone multiplies nothing: of any */
     const fqi_calib *calib;
     fqi_acts *x;                         /* hidden states entering the layer; afterwards those leaving it */
     fqi_acts *attention;                 /* same rows, heads * head_dim columns */
@@ -59,11 +62,17 @@ typedef struct fqi_layer_job {
     const fq_run *run;
 } fqi_layer_job;
 
-/* w: the layer's weights as stored. The caller frees *out also on failure (zero-initialise). */
+/* w: the layer's weights as stored. The caller frees *out also on failure (zero-initialise). With FQ_METHOD_RTN nothing is run: calib and
+ * the hidden states may be NULL. FQ_E_NUMERIC: "activation", or strict and a factor that fails ("cholesky", module named). Bits do not
+ * depend on the number of threads. */
 fq_status fqi_quant_layer(const fqi_layer_job *j, int64_t layer, const fqi_layer_weights *w, fqi_layer_codes *out, fq_err *e);
+/* The same for the output head, if the modules have it (else out->n is 0): its input is the final norm of x, which stays as it is. */
+fq_status fqi_quant_head(const fqi_layer_job *j, const float *final_norm, const fqi_matrix *head, fqi_layer_codes *out, fq_err *e);
 void fqi_layer_codes_free(fqi_layer_codes *c);
 
-/* Peak bytes of the above beside its inputs, for the plan of memory: Hessians, factor, fp32 copies, codes, buffers. Saturates. */
+/* Peak bytes of the above beside its inputs, for the plan of memory: Hessians, factor, fp32 copies, codes, buffers. The output head is not in
+ * it. Hidden states that are on disk take fqi_quant_disk_bytes more. Both saturate. */
 uint64_t fqi_quant_layer_bytes(const fq_model *m, const fqi_quant_settings *s, size_t n_window, size_t seqlen, int n_thread);
+uint64_t fqi_quant_disk_bytes(const fq_model *m, const fqi_quant_settings *s, size_t n_window, size_t seqlen);
 
 #endif

@@ -1,0 +1,76 @@
+/* quant_layer_private.h - what the parts of one layer's quantizing share; nobody else includes it.
+ *
+ *     quant_layer.c          stages, solving, reports
+ *     quant_layer_collect.c  batches through a step of the layer, what its taps show, moments
+ *     quant_layer_memory.c   how much memory that takes */
+#ifndef FITQ_JOB_QUANT_LAYER_PRIVATE_H
+#define FITQ_JOB_QUANT_LAYER_PRIVATE_H
+
+#include "job/quant_layer.h"
+
+/* What is done in one pass over all windows, and whose inputs are seen in it. Steps of the model as it was (for a shifted target) are one
+ * further where they can be: nothing that is solved changes them. */
+typedef struct fqi_stage {
+    fqi_step step[2]; size_t n_step;
+    fqi_step plain[2]; size_t n_plain;
+    unsigned points;                      /* bit of each fqi_tap_point whose modules are solved after it */
+} fqi_stage;
+#define FQI_N_STAGE 5
+extern const fqi_stage fqi_stages[FQI_N_STAGE];
+static inline bool fqi_stage_has(const fqi_stage *s, fqi_tap_point p) { return s->points >> p & 1u; }
+
+/* One input and the modules that share it. */
+typedef struct fqi_quant_input {
+    fqi_tap_point point;
+    int64_t expert;
+    size_t first, n;                      /* modules of the layer */
+    size_t cols;
+    fqi_hessian h;                        /* h.h NULL: not of this stage, or solved */
+    float *cross;                         /* [cols][cols], of a shifted target */
+} fqi_quant_input;
+
+/* What the unquantized model showed in this batch; see quant_layer_collect.c. */
+typedef struct fqi_plain_rows { fqi_tap_point point; int64_t expert; size_t at, n, cols, token; } fqi_plain_rows;
+typedef struct fqi_plain {
+    float *attention;                     /* [batch][heads * head_dim] */
+    float *rows; size_t n_float, cap;
+    uint32_t *token; size_t n_token, token_cap;
+    fqi_plain_rows *shown; size_t n_shown, shown_cap;
+    float *matched;                       /* [batch][widest of an expert] rows of the same tokens in the same order */
+} fqi_plain;
+
+typedef struct fqi_quantizing {
+    const fqi_layer_job *j;
+    int64_t layer;
+    fqi_linalg la;
+    const fqi_module *module; size_t n_module;   /* of this layer */
+    fqi_quant_input *input; size_t n_input;
+    const fqi_layer_weights *original;
+    fqi_layer_weights w; fqi_mlp_weights *expert;   /* a copy: what is done is what an engine will compute with */
+    float **wide;                         /* per module: fp32 [rows][cols] that w points to; NULL: not done, or not needed any more */
+    /* of a pass */
+    const fqi_stage *stage;
+    size_t batch_window;
+    fqi_layer_work *work;
+    fqi_span *span; float *kv; size_t kv_floats;
+    float *x, *attention, *x_plain;       /* of a batch, where the rows are on disk */
+    fqi_plain plain;
+    double hessian_seconds;               /* inside the passes */
+    fqi_layer_codes *out;
+} fqi_quantizing;
+
+/* Windows of a batch, tokens of it. */
+size_t fqi_quant_batch_windows(size_t n_window, size_t seqlen);
+/* Floats that the plain model's rows of one batch take at most, and of its attention. */
+uint64_t fqi_plain_floats(const fq_model *m, size_t n_token);
+
+/* Allocates what passes need. */
+fq_status fqi_collect_begin(fqi_quantizing *q, fq_err *e);
+void fqi_collect_end(fqi_quantizing *q);
+/* All windows through the steps of the stage; moments of those inputs that have a place for them (h.h not NULL) grow. */
+fq_status fqi_collect_run(fqi_quantizing *q, const fqi_stage *stage, fq_err *e);
+
+/* The moment of the final norm's output, for the only input. */
+fq_status fqi_collect_head(fqi_quantizing *q, const float *final_norm, fq_err *e);
+
+#endif
