@@ -2,7 +2,8 @@
  *
  *     bench_tokenize TOKENIZER TEXT [MB [WORD-MB]]
  *
- * Repeats TEXT up to MB megabytes (100), encodes it, then one word of WORD-MB (64) random letters and one of a single letter. */
+ * Repeats TEXT up to MB megabytes (100), encodes it, then single words of WORD-MB (64): the text's letters, random letters, one
+ * letter; and as much white space. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,18 @@ static int measure(const fq_tokenizer *t, const char *what, const char *text, si
     return 0;
 }
 
+/* Words of a language without what parts them: ids as long as those of text, and more different ones than random letters give. */
+static size_t letters_of(const char *text, size_t n, char *out, size_t want)
+{
+    size_t used = 0, before = SIZE_MAX;
+    for (size_t i = 0; used < want; i = (i + 1) % n) {
+        if (i == 0 && used == before) return 0;   /* no letter in it */
+        if (i == 0) before = used;
+        if ((text[i] | 32) >= 'a' && (text[i] | 32) <= 'z') out[used++] = text[i];
+    }
+    return used;
+}
+
 int main(int argc, char **argv)
 {
     fq_tokenizer *t;
@@ -55,6 +68,8 @@ int main(int argc, char **argv)
     size_t used = 0;
     for (; used + n <= want; used += n) memcpy(buf + used, text, n);
     int status = measure(t, "text", buf, used);
+    used = letters_of(text, n, buf, word);
+    if (used > 0) status |= measure(t, "one word, text", buf, used);
     uint64_t r = 42;
     for (size_t i = 0; i < word; i++) {
         r = r * UINT64_C(6364136223846793005) + 1442695040888963407u;

@@ -10,6 +10,8 @@
 
 #define NO_SYMBOL FQI_BPE_NO_SYMBOL
 #define SCAN_MAX 32
+#define BLOCK_AHEAD ((size_t)16384)   /* bytes of a block: 24 to 40 bytes of memory for each stay in the second cache */
+#define BLOCK_BACK ((size_t)256)      /* twice the longest tokens that are published */
 
 bool fqi_ids_add(fqi_ids *ids, uint32_t id)
 {
@@ -22,32 +24,38 @@ bool fqi_ids_add(fqi_ids *ids, uint32_t id)
 
 static uint64_t pair_of(uint32_t left, uint32_t right) { return (uint64_t)left << 32 | right; }
 
-static size_t place(const fqi_bpe *b, uint64_t pair)
+/* The slot of a pair, or the empty one where it belongs. Slots are ranks alone, so that the table is small: most pairs that are
+ * looked up are not in it, and most of those are told by an empty slot. */
+static uint32_t *slot_of(const fqi_bpe *b, uint32_t left, uint32_t right)
 {
-    uint64_t h = (pair ^ pair >> 29) * UINT64_C(0x9e3779b97f4a7c15);
-    return (size_t)(h >> 32 ^ h) & b->mask;
-}
-
-/* The slot of a pair, or the empty one where it belongs. */
-static fqi_merge_slot *slot_of(const fqi_bpe *b, uint64_t pair)
-{
-    size_t i = place(b, pair);
-    while (b->slot[i].rank != FQI_NO_RANK && b->slot[i].pair != pair) i = (i + 1) & b->mask;
+    uint64_t pair = pair_of(left, right), h = (pair ^ pair >> 29) * UINT64_C(0x9e3779b97f4a7c15);
+    size_t i = (size_t)(h >> 32 ^ h) & b->mask;
+    for (; b->slot[i] != FQI_NO_RANK; i = (i + 1) & b->mask) {
+        const fqi_merge *m = &b->merge[b->slot[i]];
+        if (m->left == left && m->right == right) break;
+    }
     return &b->slot[i];
 }
 
-static uint32_t rank_of(const fqi_bpe *b, uint32_t left, uint32_t right) { return slot_of(b, pair_of(left, right))->rank; }
+static uint32_t rank_of(const fqi_bpe *b, uint32_t left, uint32_t right) { return *slot_of(b, left, right); }
 
-/* Is every merge of a later rank than all merges that make its parts? Then buckets can be emptied in one pass. */
+/* Merges of one rank may be made in any order, unless they overlap (both parts are the same), or one of them makes a pair of a
+ * lower rank, which is then joined before the next of them. */
 static fq_status find_order(fqi_bpe *b, fq_err *e)
 {
-    uint32_t *made = fqi_calloc(b->n_token, sizeof *made);   /* last rank that makes a token, + 1 */
-    if (made == NULL) return fqi_fail_nomem(e, "table of merges");
-    for (size_t r = 0; r < b->n_merge; r++) made[b->merge[r].id] = (uint32_t)r + 1;
-    b->monotone = true;
-    for (size_t r = 0; r < b->n_merge && b->monotone; r++)
-        b->monotone = r >= made[b->merge[r].left] && r >= made[b->merge[r].right];
-    free(made);
+    uint32_t *first = fqi_calloc(b->n_token, sizeof *first);   /* of a token: n_merge - the first rank that it is a part in; 0 if none */
+    b->ordered = fqi_calloc(b->n_merge / 64 + 1, sizeof *b->ordered);
+    if (first == NULL || b->ordered == NULL) {
+        free(first);
+        return fqi_fail_nomem(e, "table of merges");
+    }
+    for (size_t r = b->n_merge; r-- > 0;) first[b->merge[r].left] = first[b->merge[r].right] = (uint32_t)(b->n_merge - r);
+    for (size_t r = 0; r < b->n_merge; r++) {
+        const fqi_merge *m = &b->merge[r];
+        bool ordered = m->left == m->right || first[m->id] > b->n_merge - r;
+        b->ordered[r / 64] |= (uint64_t)ordered << r % 64;
+    }
+    free(first);
     return FQ_OK;
 }
 
@@ -58,11 +66,8 @@ fq_status fqi_bpe_index(fqi_bpe *b, fq_err *e)
     b->slot = fqi_calloc(size, sizeof *b->slot);
     if (b->slot == NULL) return fqi_fail_nomem(e, "table of merges");
     b->mask = size - 1;
-    for (size_t i = 0; i < size; i++) b->slot[i].rank = FQI_NO_RANK;
-    for (size_t r = 0; r < b->n_merge; r++) {
-        uint64_t pair = pair_of(b->merge[r].left, b->merge[r].right);
-        *slot_of(b, pair) = (fqi_merge_slot){ pair, (uint32_t)r, b->merge[r].id };
-    }
+    memset(b->slot, 0xff, size * sizeof *b->slot);
+    for (size_t r = 0; r < b->n_merge; r++) *slot_of(b, b->merge[r].left, b->merge[r].right) = (uint32_t)r;
     b->all_bytes = true;
     for (size_t i = 0; i < 256; i++) b->all_bytes = b->all_bytes && b->byte_id[i] != NO_SYMBOL;
     return find_order(b, e);
@@ -73,6 +78,7 @@ void fqi_bpe_free(fqi_bpe *b)
     free(b->length);
     free(b->merge);
     free(b->slot);
+    free(b->ordered);
     memset(b, 0, sizeof *b);
 }
 
@@ -84,6 +90,7 @@ void fqi_bpe_scratch_free(fqi_bpe_scratch *s)
     free(s->heap);
     free(s->head);
     free(s->bit);
+    free(s->words);
     memset(s, 0, sizeof *s);
 }
 
@@ -126,6 +133,7 @@ typedef struct piece {
     node *node;
     uint32_t n_node, unused;  /* nodes taken so far; head of the list of nodes given back */
     size_t n_heap;
+    uint32_t begun;           /* rank in hand: candidates of a lower one are late */
 } piece;
 
 static bool symbols(piece *p, const unsigned char *bytes)
@@ -171,33 +179,68 @@ static bool emit(const piece *p, fqi_ids *out)
     return true;
 }
 
-/* ---- long pieces, buckets ---------------------------------------------------------------------------------------- */
+/* ---- candidates ---------------------------------------------------------------------------------------------------
+ *
+ * One list for each rank, and the ranks are gone through once, upwards. Trained tables list a merge behind those that make its
+ * parts, so that no list behind is filled again. Where a table does not (Llama 3's: a fifth of its merges), a pair may come up
+ * whose rank has been passed: such late ones go into a heap, and the least of list and heap is next. The rank in hand itself does
+ * not come up anew: all that its merges lead to holds what they made, which is longer than their parts. */
 
-static bool buckets_ready(piece *p)
+static bool lists_ready(piece *p)
 {
     fqi_bpe_scratch *s = p->s;
-    /* A merge takes one candidate and makes at most two: never more than twice as many as there were pairs. Memory that is not
-     * touched costs nothing. */
+    size_t n_word = p->b->n_merge / 64 + 1;
+    /* A merge takes one candidate and makes at most two: never more than twice as many as there were pairs. */
+    if (p->n > UINT32_MAX / 2) return false;   /* their numbers have 32 bits; such a block would want 60 GiB */
     if (!fqi_grow(&s->node, &s->cap_node, 2 * (size_t)p->n, sizeof(node))) return false;
     p->node = s->node;
     p->unused = NO_NODE;
     if (s->head != NULL) return true;   /* left empty by the piece before */
-    s->bit = fqi_calloc(p->b->n_merge / 64 + 1, sizeof *s->bit);
-    s->head = s->bit != NULL ? fqi_calloc(p->b->n_merge, sizeof *s->head) : NULL;
+    s->bit = fqi_calloc(n_word, sizeof *s->bit);
+    s->words = s->bit != NULL ? fqi_calloc(n_word / 64 + 1, sizeof *s->words) : NULL;
+    s->head = s->words != NULL ? fqi_calloc(n_word * 64, sizeof *s->head) : NULL;
     if (s->head == NULL) return false;
-    memset(s->head, 0xff, p->b->n_merge * sizeof *s->head);
+    memset(s->head, 0xff, n_word * 64 * sizeof *s->head);
     return true;
 }
 
-static void note(piece *p, uint32_t pos)
+/* The numbers are rank and position, so that their order is the order of merges. */
+static bool push(piece *p, uint64_t v)
+{
+    size_t i = p->n_heap;
+    if (!fqi_grow((void **)&p->s->heap, &p->s->cap_heap, i + 1, sizeof v)) return false;
+    uint64_t *h = p->s->heap;
+    for (; i > 0 && h[(i - 1) / 2] > v; i = (i - 1) / 2) h[i] = h[(i - 1) / 2];
+    h[i] = v;
+    p->n_heap++;
+    return true;
+}
+
+static uint64_t pop(piece *p)
+{
+    uint64_t *h = p->s->heap, top = h[0], v = h[--p->n_heap];
+    size_t i = 0, n = p->n_heap;
+    for (size_t c; (c = 2 * i + 1) < n; i = c) {
+        if (c + 1 < n && h[c + 1] < h[c]) c++;
+        if (h[c] >= v) break;
+        h[i] = h[c];
+    }
+    h[i] = v;
+    return top;
+}
+
+static bool note(piece *p, uint32_t pos)
 {
     uint32_t rank = rank_at(p, pos), k = p->unused;
-    if (rank == FQI_NO_RANK) return;
+    if (rank == FQI_NO_RANK) return true;
+    if (rank < p->begun) return push(p, pair_of(rank, pos));
     if (k != NO_NODE) p->unused = p->node[k].next;
     else k = p->n_node++;
     p->node[k] = (node){ pos, p->s->head[rank] };
     p->s->head[rank] = k;
     p->s->bit[rank / 64] |= UINT64_C(1) << rank % 64;
+    p->s->words[rank / 4096] |= UINT64_C(1) << rank / 64 % 64;
+    return true;
 }
 
 static uint32_t merge_lists(node *nodes, uint32_t a, uint32_t b)
@@ -234,87 +277,99 @@ static uint32_t sort_list(node *nodes, uint32_t list)
     return all;
 }
 
-static void empty_bucket(piece *p, uint32_t rank)
+static bool join_rank(piece *p, uint32_t rank)
 {
-    const fqi_merge *m = &p->b->merge[rank];
     uint32_t list = p->s->head[rank];
     p->s->head[rank] = NO_NODE;
-    /* Pairs overlap only where both parts are the same; elsewhere the order makes no difference. */
-    if (m->left == m->right) list = sort_list(p->node, list);
-    while (list != NO_NODE) {
-        uint32_t k = list, pos = p->node[k].pos;
-        list = p->node[k].next;
-        p->node[k].next = p->unused;
-        p->unused = k;
+    p->begun = rank;
+    if (p->b->ordered[rank / 64] >> rank % 64 & 1) list = sort_list(p->node, list);
+    while (list != NO_NODE || p->n_heap > 0) {
+        uint64_t next = list != NO_NODE ? pair_of(rank, p->node[list].pos) : UINT64_MAX;
+        if (p->n_heap > 0 && p->s->heap[0] < next) next = pop(p);
+        else {
+            uint32_t k = list;
+            list = p->node[k].next;
+            p->node[k].next = p->unused;
+            p->unused = k;
+        }
+        uint32_t pos = (uint32_t)next;
+        const fqi_merge *m = &p->b->merge[next >> 32];
         if (!stands(p, pos, m)) continue;
         join(p, pos, m);
-        if (pos > 0) note(p, p->back[pos - 1]);
-        note(p, pos);
+        if (pos > 0 && !note(p, p->back[pos - 1])) return false;
+        if (!note(p, pos)) return false;
     }
+    return true;
 }
 
-static bool buckets(piece *p, const unsigned char *bytes)
+static bool by_rank(piece *p, const unsigned char *bytes)
 {
-    if (!symbols(p, bytes) || !buckets_ready(p)) return false;
-    for (uint32_t i = p->n - 1; i-- > 0;) note(p, i);   /* backwards: lists are then in the order of the text */
-    size_t n_word = p->b->n_merge / 64 + 1;
-    for (size_t w = 0; w < n_word; w++) {
-        /* a merge of this word may fill a later bucket of the same word, never an earlier one */
-        while (p->s->bit[w] != 0) {
-            unsigned k = (unsigned)__builtin_ctzll(p->s->bit[w]);
-            p->s->bit[w] &= ~(UINT64_C(1) << k);
-            empty_bucket(p, (uint32_t)(w * 64 + k));
+    if (!symbols(p, bytes) || !lists_ready(p)) return false;
+    for (uint32_t i = p->n - 1; i-- > 0;) note(p, i);   /* none is late; backwards: lists are then in the order of the text */
+    fqi_bpe_scratch *s = p->s;
+    for (size_t i = 0; i <= p->b->n_merge / 4096; i++) {
+        while (s->words[i] != 0) {   /* never filled again below what is in hand */
+            size_t w = i * 64 + (unsigned)__builtin_ctzll(s->words[i]);
+            while (s->bit[w] != 0) {
+                unsigned k = (unsigned)__builtin_ctzll(s->bit[w]);
+                s->bit[w] &= ~(UINT64_C(1) << k);
+                if (!join_rank(p, (uint32_t)(w * 64 + k))) return false;
+            }
+            s->words[i] &= ~(UINT64_C(1) << w % 64);
         }
     }
     return true;
 }
 
-/* ---- long pieces, heap ------------------------------------------------------------------------------------------- */
-
-static void sift_up(uint64_t *h, size_t i)
+static bool whole(const fqi_bpe *b, fqi_bpe_scratch *s, const unsigned char *bytes, size_t n, bool short_ones, fqi_ids *out)
 {
-    uint64_t v = h[i];
-    for (; i > 0 && h[(i - 1) / 2] > v; i = (i - 1) / 2) h[i] = h[(i - 1) / 2];
-    h[i] = v;
+    if (short_ones && n <= SCAN_MAX) return scan(b, bytes, n, out);
+    piece p = { .b = b, .s = s, .n = (uint32_t)n };
+    return by_rank(&p, bytes) && emit(&p, out);
 }
 
-static uint64_t pop(uint64_t *h, size_t *n)
-{
-    uint64_t top = h[0], v = h[--*n];
-    size_t i = 0;
-    for (size_t c; (c = 2 * i + 1) < *n; i = c) {
-        if (c + 1 < *n && h[c + 1] < h[c]) c++;
-        if (h[c] >= v) break;
-        h[i] = h[c];
-    }
-    h[i] = v;
-    return top;
-}
+/* ---- pieces that do not fit into the cache ---------------------------------------------------------------------------
+ *
+ * Let a and b be the last and the first id of two texts that were encoded each for itself. When the text of a and b together
+ * gives a, b, the two lists in a row are what the joined text gives. For merges are made in one order, that of rank and position,
+ * and as long as none reaches over a cut, each side makes its own in that order. The first merge to reach over the cut between a
+ * and b would join a pair from the inside of the two, at a moment when no merge inside them is before it: so it would be made in
+ * the text of the two as well. By the same argument the ids up to any cut between two ids are what the text up to there gives.
+ *
+ * So a long piece is encoded in blocks. The end of a block does not know what follows: the ids of its last bytes are given up,
+ * and the next block starts with their text. Where the cut is refused, the next try starts farther back. A block ends as far behind what
+ * is done as it starts before it, so that tries cost a small multiple of what they advance; in the worst case one block is the whole piece. */
 
-/* Rank above, position below: the order of merges is the order of numbers. */
-static bool push(piece *p, uint32_t pos)
+typedef struct block_size { size_t ahead, back; } block_size;
+
+/* Do ids k - 1 and k stay apart? Text of k starts at bytes. */
+static bool apart(const fqi_bpe *b, fqi_bpe_scratch *s, const unsigned char *bytes, size_t k, fqi_ids *out, bool *yes)
 {
-    uint32_t rank = rank_at(p, pos);
-    if (rank == FQI_NO_RANK) return true;
-    if (!fqi_grow((void **)&p->s->heap, &p->s->cap_heap, p->n_heap + 1, sizeof *p->s->heap)) return false;
-    p->s->heap[p->n_heap] = pair_of(rank, pos);
-    sift_up(p->s->heap, p->n_heap++);
+    size_t n = out->n, left = b->length[out->v[k - 1]], right = b->length[out->v[k]];
+    if (!whole(b, s, bytes - left, left + right, true, out)) return false;
+    *yes = out->n == n + 2 && out->v[n] == out->v[k - 1];
+    out->n = n;
     return true;
 }
 
-static bool heap(piece *p, const unsigned char *bytes)
+static bool blocks(const fqi_bpe *b, fqi_bpe_scratch *s, const unsigned char *bytes, size_t n, block_size size, fqi_ids *out)
 {
-    if (!symbols(p, bytes)) return false;
-    for (uint32_t i = 0; i + 1 < p->n; i++)
-        if (!push(p, i)) return false;
-    while (p->n_heap > 0) {
-        uint64_t top = pop(p->s->heap, &p->n_heap);
-        uint32_t pos = (uint32_t)top;
-        const fqi_merge *m = &p->b->merge[top >> 32];
-        if (!stands(p, pos, m)) continue;
-        join(p, pos, m);
-        if (pos > 0 && !push(p, p->back[pos - 1])) return false;
-        if (!push(p, pos)) return false;
+    size_t first = out->n, done = 0, start = 0, back = size.back;   /* ids from first are those of the bytes up to start */
+    while (done < n) {
+        size_t goal = start > back ? start - back : 0;
+        while (start > goal) start -= b->length[out->v[--out->n]];
+        size_t k = out->n, ahead = done - start > size.ahead ? done - start : size.ahead;
+        size_t end = n - done > ahead ? done + ahead : n;
+        bool good = true;
+        if (!whole(b, s, bytes + start, end - start, true, out)) return false;
+        if (k > first && !apart(b, s, bytes + start, k, out, &good)) return false;
+        if (good) {
+            done = start = end;
+            back = size.back;
+        } else {
+            out->n = k;
+            back *= 4;   /* no overflow: at the start of the piece every cut is good */
+        }
     }
     return true;
 }
@@ -324,10 +379,9 @@ static bool heap(piece *p, const unsigned char *bytes)
 static bool encode_known(const fqi_bpe *b, fqi_bpe_scratch *s, const unsigned char *bytes, size_t n, fqi_bpe_way way, fqi_ids *out)
 {
     if (n == 0) return true;
-    if (way == FQI_BPE_SCAN || (way == FQI_BPE_AUTO && n <= SCAN_MAX)) return scan(b, bytes, n, out);
-    piece p = { .b = b, .s = s, .n = (uint32_t)n };
-    bool by_heap = way == FQI_BPE_HEAP || !b->monotone || b->n_merge == 0;
-    return (by_heap ? heap(&p, bytes) : buckets(&p, bytes)) && emit(&p, out);
+    if (way == FQI_BPE_WHOLE) return whole(b, s, bytes, n, false, out);
+    block_size size = way == FQI_BPE_AUTO ? (block_size){ BLOCK_AHEAD, BLOCK_BACK } : (block_size){ 40, 8 };
+    return blocks(b, s, bytes, n, size, out);
 }
 
 /* Bytes without a token part a piece: no merge reaches over them. */
