@@ -25,9 +25,10 @@ void fqi_columns_free(fqi_columns *c);
 /* The map new slot -> old column that the above amounts to. */
 fq_status fqi_columns_map(const fqi_columns *c, fqi_map *out, fq_err *e);
 
-/* out[i]: columns by falling diag H (stable: the lower number first among equals). */
+/* Columns by falling diag H, the most important first (stable: the lower number first among equals). h: [n][n] as in fqi_hessian. That is
+ * `rank` above; fqi_solve.order, which is processed from its end, is the reverse of it. */
 void fqi_order_by_diag(const float *h, size_t n, uint32_t *out);
-/* For fqi_solve.order: importance, first column last. natural: by slot. */
+/* For fqi_solve.order: by slot, the first slot last, so that it is processed first. */
 void fqi_order_natural(const fqi_columns *c, uint32_t *out);
 
 #endif
