@@ -21,10 +21,13 @@ typedef struct fqi_pack_shape {
     size_t n_row_pad, n_col_pad;
     const int64_t *row_of;     /* [n_row_pad]: row of the codes, or -1 (code = zero point, scale 1: exactly 0) */
     const int64_t *col_of;     /* [n_col_pad] */
+    size_t group_size;         /* of slots (fqi_columns): a padded column's code is the zero point of the group that its slot is in */
+    int n_thread;              /* of fqi_pack_gptq and fqi_pack_ct; 0 and 1: the caller's alone */
 } fqi_pack_shape;
 
 struct fqi_codes;
-/* qweight, by inputs: word rows [first, first + n) to out ([n][n_row_pad] words). Threads inside. A large matrix is packed in pieces. */
+/* qweight, by inputs: word rows [first, first + n) of the ceil(n_col_pad bits / 32) to out ([n][n_row_pad] words). A large matrix is packed in
+ * pieces. */
 void fqi_pack_gptq(const struct fqi_codes *c, const fqi_pack_shape *s, size_t first, size_t n, uint32_t *out);
 /* v1: zero - 1 per field, modulo 2^bits; true: some zero is 0 and v1 cannot say so (FQ_E_INPUT "zero-point" at the caller). */
 bool fqi_pack_gptq_zeros(const struct fqi_codes *c, const fqi_pack_shape *s, bool v1, uint32_t *out);   /* [n_group][ceil(n_row_pad bits / 32)] */
