@@ -139,3 +139,10 @@ uint64_t fqi_address_space_left(void)
     if (!field_kib(text, "VmSize", &mapped)) return UINT64_MAX;
     return limit.rlim_cur > mapped ? limit.rlim_cur - mapped : 0;
 }
+
+bool fqi_memory_large_pages(void)
+{
+    char text[TEXT_MAX];
+    read_text("/sys/kernel/mm/transparent_hugepage/enabled", text);
+    return strstr(text, "[always]") != NULL;
+}

@@ -2,6 +2,7 @@
 #ifndef FITQ_BASE_FS_MEMORY_H
 #define FITQ_BASE_FS_MEMORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Resident now, and the most that it was (VmHWM). 0 if the system does not say. */
@@ -15,5 +16,7 @@ void fqi_memory_trim(void);
 uint64_t fqi_memory_available(void);
 /* Bytes of address space that the process may still map (ulimit -v). UINT64_MAX without a limit. */
 uint64_t fqi_address_space_left(void);
+/* Does the system back whatever is large with pages of 2 MiB, unasked? Then touching a part of an array makes (nearly) all of it resident. */
+bool fqi_memory_large_pages(void);
 
 #endif
