@@ -104,12 +104,11 @@ static void word_of_rows(const packing *p, size_t w, uint32_t *out)
 }
 
 static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-static int threads(const fqi_pack_shape *s) { return s->n_thread > 1 ? s->n_thread : 1; }
 
 void fqi_pack_gptq(const fqi_codes *c, const fqi_pack_shape *s, size_t first, size_t n, uint32_t *out)
 {
     const size_t n_tile = ceil_div(s->n_row_pad, TILE), n_block = ceil_div(n, WORDS);
-#pragma omp parallel for num_threads(threads(s)) schedule(static) if (threads(s) > 1)
+#pragma omp parallel for num_threads(s->n_thread > 1 ? s->n_thread : 1) schedule(static)
     for (size_t job = 0; job < n_tile * n_block; job++) {
         const packing p = tile_at(c, s, job % n_tile * TILE, s->n_row_pad);
         const size_t begin = job / n_tile * WORDS, end = n - begin < WORDS ? n : begin + WORDS;
@@ -124,7 +123,7 @@ void fqi_pack_gptq(const fqi_codes *c, const fqi_pack_shape *s, size_t first, si
 void fqi_pack_ct(const fqi_codes *c, const fqi_pack_shape *s, size_t first, size_t n, uint32_t *out)
 {
     const size_t n_word = ceil_div(s->n_col_pad * (size_t)c->bits, 32), n_tile = ceil_div(n, TILE);
-#pragma omp parallel for num_threads(threads(s)) schedule(static) if (threads(s) > 1)
+#pragma omp parallel for num_threads(s->n_thread > 1 ? s->n_thread : 1) schedule(static)
     for (size_t tile = 0; tile < n_tile; tile++) {
         const packing p = tile_at(c, s, first + tile * TILE, first + n);
         uint32_t word[WORDS][TILE];

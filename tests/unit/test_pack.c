@@ -61,7 +61,7 @@ static void fields_go_there_and_back(void **state)
             if (i % stride != 0 || i / stride >= n_word) assert_int_equal(word[i], MARK);
         for (size_t i = 0; i < n_word * 32; i++) {
             size_t f = i / (size_t)bits;
-            unsigned expected = f < n ? field[f] >> i % (size_t)bits & 1u : 0, found = word[i / 32 * stride] >> i % 32 & 1u;
+            unsigned expected = f < n ? (unsigned)field[f] >> i % (size_t)bits & 1u : 0u, found = word[i / 32 * stride] >> i % 32 & 1u;
             if (expected != found) fail_msg("%d bits: bit %zu is %u, expected %u", bits, i, found, expected);
         }
         back[n] = 0xa5;
