@@ -5,6 +5,7 @@
 
 #include "checkpoint/catalogue.h"
 #include "job/mapping.h"
+#include "job/outplan.h"
 
 typedef struct fqi_fitting {
     fq_ckpt *ckpt;               /* opened and checked; owned */
@@ -27,5 +28,9 @@ typedef enum fqi_fitting_mode {
 /* Opens o->source and decides. *out is freed by the caller also on failure (zero-initialise). */
 fq_status fqi_fitting_make(const fq_pad_options *o, fqi_fitting_mode mode, const fq_run *run, fqi_fitting *out, fq_err *e);
 void fqi_fitting_free(fqi_fitting *f);
+/* Names under a prefix of the user's choice must lead back to it, or nobody, unpad included, could read the result ("prefix"). */
+fq_status fqi_fitting_check_names(const fqi_fitting *f, const fq_pad_options *o, const fqi_outplan *p, fq_err *e);
+
+extern const char *const fqi_layout_name[];   /* order of fq_layout */
 
 #endif

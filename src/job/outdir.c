@@ -219,7 +219,7 @@ static fq_status sweep(const fqi_outdir *o, fq_err *e)
     size_t n = 0;
     fq_status s = fqi_dir_list(o->staging, &arena, &entry, &n, e);
     for (size_t i = 0; i < n && s == FQ_OK; i++) {
-        bool ours = ends_with(entry[i].name, ".safetensors") || strcmp(entry[i].name, JOURNAL) == 0;
+        bool ours = ends_with(entry[i].name, ".safetensors") || strcmp(entry[i].name, JOURNAL) == 0 || strcmp(entry[i].name, FQI_ORDER_FILE) == 0;
         if (ours && entry[i].is_file && !entry[i].is_link) continue;
         char *path = fqi_path_join(o->staging, entry[i].name);
         s = path ? fqi_remove_tree(path, e) : fqi_fail_nomem(e, "path");

@@ -14,6 +14,8 @@
 
 #include "checkpoint/catalogue.h"
 
+#define FQI_ORDER_FILE "fitq.order"   /* written while shards are: in which order MLP channels were stored */
+
 typedef struct fqi_outdir {
     char *target, *staging, *lock, *journal;
     bool locked, overwrite;

@@ -37,7 +37,62 @@ static bool is_skipped(const fqi_outplan_request *r, const char *name)
     return false;
 }
 
-static fq_status plan_tensor(const fqi_outplan_request *r, size_t i, fqi_outplan *p, fq_err *e)
+/* ---- made tensors ---- */
+
+static int by_replaced(const void *a, const void *b)
+{
+    const fqi_made *x = *(const fqi_made *const *)a, *y = *(const fqi_made *const *)b;
+    if (x->instead_of != y->instead_of) return x->instead_of < y->instead_of ? -1 : 1;   /* both in the catalogue's one array */
+    return x < y ? -1 : x > y;
+}
+
+/* Those that stand in for src: [*first, result). */
+static size_t made_for(const fqi_made *const *sorted, size_t n, const fqi_tensor *src, size_t *first)
+{
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (sorted[mid]->instead_of < src) lo = mid + 1;
+        else hi = mid;
+    }
+    *first = lo;
+    while (lo < n && sorted[lo]->instead_of == src) lo++;
+    return lo;
+}
+
+/* name: of what is replaced, as written. */
+static fq_status plan_made(const fqi_outplan_request *r, const fqi_made *m, const char *name, fqi_out_tensor *where, fqi_outplan *p, fq_err *e)
+{
+    fqi_out_tensor *t = &p->tensor[p->n_tensor];
+    size_t n = strlen(name);
+    char shown[FQI_NAME_MAX + 1];
+    if (n > 7 && strcmp(name + n - 7, ".weight") == 0) n -= 7;
+    *t = *where;
+    t->src = NULL;
+    t->made = m;
+    t->dtype = (uint8_t)m->dtype;
+    t->rank = (uint8_t)m->rank;
+    t->changed = true;
+    memset(t->map, 0, sizeof t->map);
+    memcpy(t->shape_pad, m->shape_pad, sizeof m->shape_pad);
+    t->name = m->module ? fqi_arena_printf(&p->arena, "%s%s%s%s", r->to->wrapper, r->to->body_prefix, m->module, m->suffix) : fqi_arena_printf(&p->arena, "%.*s%s", (int)n, name, m->suffix);
+    if (!t->name) return fqi_fail_nomem(e, "tensor table");
+    if (strlen(t->name) >= NAME_MAX_BYTES)
+        return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(NULL, fqi_escape(shown, t->name)), "tensor-name", "found a name of over %d bytes", NAME_MAX_BYTES - 1);
+    FQI_TRY(tensor_bytes(t, e));
+    p->n_changed++;
+    p->n_tensor++;
+    return FQ_OK;
+}
+
+/* Where a tensor stands among layers: see by_layer. */
+static void place(const fqi_bound *b, fqi_out_tensor *t)
+{
+    t->layer = b->canonical ? b->layer : -1;
+    t->at_end = b->row && (strcmp(b->row->role, "norm") == 0 || strcmp(b->row->role, "lm_head") == 0);
+}
+
+static fq_status plan_tensor(const fqi_outplan_request *r, size_t i, const fqi_made *const *made, fqi_outplan *p, fq_err *e)
 {
     const fqi_tensor *src = &r->ckpt->tensor[i];
     const char *file = r->ckpt->shard[src->shard].path;
@@ -49,6 +104,14 @@ static fq_status plan_tensor(const fqi_outplan_request *r, size_t i, fqi_outplan
     *t = (fqi_out_tensor){ .src = src, .dtype = src->dtype, .rank = src->rank };
     if (!fqi_rename(r->from, r->to, b, src->name, name, sizeof name))
         return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(file, fqi_escape(shown, src->name)), "tensor-name", "found a name of over %d bytes", NAME_MAX_BYTES - 1);
+    place(b, t);
+    size_t first, end = made_for(made, r->n_made, src, &first);
+    if (end > first) {
+        fqi_out_tensor where = *t;
+        p->bytes += src->bytes;
+        for (size_t k = first; k < end; k++) FQI_TRY(plan_made(r, made[k], name, &where, p, e));
+        return FQ_OK;
+    }
     if (!(t->name = fqi_arena_strdup(&p->arena, name))) return fqi_fail_nomem(e, "tensor table");
     t->changed = fqi_maps_of_row(r->maps, b->row, t->map);
     for (int d = 0; d < t->rank; d++) {
@@ -71,7 +134,9 @@ static fq_status plan_zeros(const fqi_outplan_request *r, size_t i, fqi_outplan 
 {
     const fqi_tensor *like = r->zeros_like;
     fqi_out_tensor *t = &p->tensor[p->n_tensor];
-    *t = (fqi_out_tensor){ .name = fqi_arena_strdup(&p->arena, r->zeros[i]), .dtype = like->dtype, .rank = 1, .changed = true };
+    *t = (fqi_out_tensor){ .name = fqi_arena_strdup(&p->arena, r->zeros[i]), .dtype = like->dtype, .rank = 1, .changed = true, .layer = -1 };
+    const char *layer = t->name ? strstr(t->name, "layers.") : NULL;   /* they are biases of layers, and are written with them */
+    if (layer) t->layer = strtoll(layer + 7, NULL, 10);
     if (!t->name) return fqi_fail_nomem(e, "tensor table");
     t->shape_pad[0] = like->shape[0];
     FQI_TRY(tensor_bytes(t, e));
@@ -102,6 +167,16 @@ static int by_shard(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
+/* Layer after layer; before them what is of none, behind them the final norm and the output head. */
+static int by_layer(const void *a, const void *b)
+{
+    const fqi_out_tensor *x = a, *y = b;
+    if (x->at_end != y->at_end) return x->at_end ? 1 : -1;
+    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
+    if (x->dtype != y->dtype) return x->dtype > y->dtype ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
 static int by_name(const void *a, const void *b)
 {
     return strcmp((*(const fqi_out_tensor *const *)a)->name, (*(const fqi_out_tensor *const *)b)->name);
@@ -123,13 +198,21 @@ static fq_status check_unique(const fqi_outplan *p, fq_err *e)
     return s;
 }
 
-static size_t assign_shards(fqi_outplan *p, uint64_t limit)
+/* A tensor that would not stand at a multiple of its element size begins a shard: the format knows no holes. It happens only where layers
+ * follow each other. */
+static bool is_aligned(const fqi_out_tensor *t, uint64_t at)
+{
+    const unsigned bytes = fq_dtype_bits((fq_dtype)t->dtype) / 8;
+    return bytes == 0 || at % bytes == 0;
+}
+
+static size_t assign_shards(fqi_outplan *p, uint64_t limit, bool keep_order)
 {
     uint64_t fill = 0;
     uint32_t shard = 0;
     for (size_t i = 0; i < p->n_tensor; i++) {
         fqi_out_tensor *t = &p->tensor[i];
-        if (fill > 0 && t->bytes_pad > limit - (fill < limit ? fill : limit)) { shard++; fill = 0; }
+        if (fill > 0 && (t->bytes_pad > limit - (fill < limit ? fill : limit) || (keep_order && !is_aligned(t, fill)))) { shard++; fill = 0; }
         t->shard = shard;
         fill += t->bytes_pad;
         p->bytes_pad += t->bytes_pad;
@@ -179,21 +262,31 @@ static fq_status build_shards(fqi_outplan *p, const fqi_prov *restored, fq_err *
     return FQ_OK;
 }
 
+static fq_status plan_tensors(const fqi_outplan_request *r, fqi_outplan *p, fq_err *e)
+{
+    const fqi_made **made = fqi_calloc(r->n_made + 1, sizeof *made);
+    if (!made) return fqi_fail_nomem(e, "tensor table");
+    for (size_t i = 0; i < r->n_made; i++) made[i] = &r->made[i];
+    qsort(made, r->n_made, sizeof *made, by_replaced);
+    fq_status s = FQ_OK;
+    for (size_t i = 0; i < r->ckpt->n_tensor && s == FQ_OK; i++)
+        if (!is_skipped(r, r->ckpt->tensor[i].name)) s = plan_tensor(r, i, made, p, e);
+    free(made);
+    return s;
+}
+
 static fq_status create(const fqi_outplan_request *r, fqi_outplan *p, fq_err *e)
 {
-    p->tensor = fqi_calloc(r->ckpt->n_tensor + r->n_zeros + 1, sizeof *p->tensor);
+    p->tensor = fqi_calloc(r->ckpt->n_tensor + r->n_zeros + r->n_made + 1, sizeof *p->tensor);
     if (!p->tensor) return fqi_fail_nomem(e, "tensor table");
-    for (size_t i = 0; i < r->ckpt->n_tensor; i++) {
-        if (is_skipped(r, r->ckpt->tensor[i].name)) continue;
-        FQI_TRY(plan_tensor(r, i, p, e));
-    }
+    FQI_TRY(plan_tensors(r, p, e));
     for (size_t i = 0; i < r->n_zeros; i++) FQI_TRY(plan_zeros(r, i, p, e));
     FQI_TRY(check_unique(p, e));
-    qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_source);
+    qsort(p->tensor, p->n_tensor, sizeof *p->tensor, r->by_layer ? by_layer : by_source);
     bool restored = restore_shards(p, r->restore);
-    if (!restored) p->n_shard = assign_shards(p, r->shard_bytes);
+    if (!restored) p->n_shard = assign_shards(p, r->shard_bytes, r->by_layer);
     p->restores = r->restore != NULL;
-    qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_shard);
+    if (!r->by_layer) qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_shard);
     return build_shards(p, restored ? r->restore : NULL, e);
 }
 

@@ -33,6 +33,7 @@ typedef struct fqi_out_tensor {
     uint32_t shard;
     uint8_t dtype, rank;
     bool changed;
+    bool at_end;                      /* behind the layers: final norm, output head */
 } fqi_out_tensor;
 
 typedef struct fqi_out_shard {
@@ -61,7 +62,7 @@ typedef struct fqi_outplan_request {
     uint64_t shard_bytes;                     /* a tensor larger than this gets a shard of its own */
     const fqi_made *made; size_t n_made;      /* any order */
     bool by_layer;                            /* what is of no layer first (final norm and head last), then layer after layer, each in the reference
-                                                 order, so that a layer is finished in one go; a layer that would begin unaligned begins a shard */
+                                                 order, so that a layer is finished in one go; a tensor that would stand unaligned begins a shard */
 } fqi_outplan_request;
 
 fq_status fqi_outplan_create(const fqi_outplan_request *r, fqi_outplan *out, fq_err *e);

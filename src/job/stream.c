@@ -19,12 +19,15 @@
 /* Work that a power cut may cost. An fsync after direct writes is cheap, so the figure only has to be small beside a model. */
 #define RECORD_BYTES ((uint64_t)512 << 20)
 
-typedef struct stream {
-    const fqi_stream_request *r;
+struct fqi_stream {
+    fqi_stream_request request;
+    const fqi_stream_request *r;     /* the same */
     fqi_slot slot[N_SLOT];
     /* reader's */
     size_t next;                 /* tensor to begin next */
+    size_t upto;                 /* and where to stop */
     bool in_tensor;
+    uint64_t made_off;           /* of a made tensor: bytes that were filled */
     fqi_gather gather;
     fqi_file file;
     uint32_t file_shard;         /* index of the open source shard; UINT32_MAX = none */
@@ -39,7 +42,9 @@ typedef struct stream {
     bool source_in_order;
     uint64_t done_bytes;
     fqi_slot scratch;            /* for hashing a tensor that was not read front to back */
-} stream;
+};
+
+typedef struct fqi_stream stream;
 
 /* ---- sizes ---- */
 
@@ -82,19 +87,36 @@ static fq_status open_source(stream *st, uint32_t shard, fq_err *e)
     return FQ_OK;
 }
 
+/* The next piece of tensor st->next, from whoever makes it. */
+static fq_status fill_made(stream *st, fqi_slot *slot, fq_err *e)
+{
+    const fqi_out_tensor *t = &st->r->plan->tensor[st->next];
+    const uint64_t left = t->bytes_pad - st->made_off;
+    const size_t n = left < slot->chunk ? (size_t)left : slot->chunk;
+    FQI_TRY(st->r->made(st->r->user, st->next, st->made_off, slot->out, n, e));
+    st->made_off += n;
+    slot->n_piece = slot->n_extent = 0;   /* nothing to put together: the bytes are where they belong */
+    slot->single = false;
+    slot->swap = 0;
+    slot->bytes = n;
+    slot->last = st->made_off == t->bytes_pad;
+    return FQ_OK;
+}
+
 static fq_status produce(void *user, void *slot_, bool *done, fq_err *e)
 {
     stream *st = user;
     fqi_slot *slot = slot_;
     const fqi_outplan *p = st->r->plan;
     if (!st->in_tensor) {
-        if (st->next == p->n_tensor) { *done = true; return FQ_OK; }
+        if (st->next == st->upto) { *done = true; return FQ_OK; }
         const fqi_out_tensor *t = &p->tensor[st->next];
+        st->made_off = 0;
         if (t->src) FQI_TRY(open_source(st, t->src->shard, e));
-        FQI_TRY(fqi_gather_begin(&st->gather, &st->file, t->src, t->map, t->bytes_pad, e));
+        if (!t->made) FQI_TRY(fqi_gather_begin(&st->gather, &st->file, t->src, t->map, t->bytes_pad, e));
         st->in_tensor = true;
     }
-    FQI_TRY(fqi_gather_fill(&st->gather, slot, e));
+    FQI_TRY(p->tensor[st->next].made ? fill_made(st, slot, e) : fqi_gather_fill(&st->gather, slot, e));
     slot->item = st->next;
     if (slot->last) { st->in_tensor = false; st->next++; }
     return FQ_OK;
@@ -331,7 +353,8 @@ static fq_status resume(stream *st, uint64_t *resumed_bytes, fq_err *e)
 static fq_status init(stream *st, const fqi_stream_request *r, fq_err *e)
 {
     size_t chunk = chunk_of(r->run);
-    *st = (stream){ .r = r, .file = FQI_FILE_NONE, .file_shard = UINT32_MAX, .tensor = SIZE_MAX };
+    *st = (stream){ .request = *r, .file = FQI_FILE_NONE, .file_shard = UINT32_MAX, .tensor = SIZE_MAX };
+    st->r = &st->request;
     for (size_t i = 0; i < N_SLOT; i++) FQI_TRY(fqi_slot_init(&st->slot[i], chunk, e));
     FQI_TRY(fqi_slot_init(&st->scratch, chunk, e));
     st->source = XXH3_createState();
@@ -339,31 +362,53 @@ static fq_status init(stream *st, const fqi_stream_request *r, fq_err *e)
     return st->source && st->out ? FQ_OK : fqi_fail_nomem(e, "hash state");
 }
 
-static void fini(stream *st)
+void fqi_stream_close(fqi_stream *st)
 {
+    if (!st) return;
     for (size_t i = 0; i < N_SLOT; i++) fqi_slot_free(&st->slot[i]);
     fqi_slot_free(&st->scratch);
     XXH3_freeState(st->source);
     XXH3_freeState(st->out);
     fqi_file_close(&st->file);
     if (st->w_open) fqi_writer_abandon(&st->w);
+    free(st);
+}
+
+fq_status fqi_stream_open(const fqi_stream_request *r, uint64_t *resumed_bytes, fqi_stream **out, fq_err *e)
+{
+    stream *st = fqi_calloc(1, sizeof *st);
+    if (!st) return fqi_fail_nomem(e, "I/O buffers");
+    fq_status s = init(st, r, e);
+    if (s == FQ_OK) s = resume(st, resumed_bytes, e);
+    if (s != FQ_OK) fqi_stream_close(st);
+    else *out = st;
+    return s;
+}
+
+size_t fqi_stream_next(const fqi_stream *st) { return st->next; }
+
+fq_status fqi_stream_write(fqi_stream *st, size_t upto, fq_err *e)
+{
+    void *slot[N_SLOT];
+    if (upto <= st->next) return FQ_OK;
+    for (size_t i = 0; i < N_SLOT; i++) slot[i] = &st->slot[i];
+    int n_worker = fqi_n_thread(st->r->run->n_thread);
+    const fqi_pipeline p = {
+        .user = st, .slot = slot, .n_slot = N_SLOT, .n_worker = n_worker < N_SLOT ? n_worker : N_SLOT,
+        .produce = produce, .work = work, .consume = consume,
+    };
+    st->upto = upto;
+    FQI_TRY(fqi_pipeline_run(&p, e));
+    if (st->r->journal->n_done == upto) return FQ_OK;   /* the end of a shard is on record already */
+    if (st->w_open) FQI_TRY(fqi_writer_sync(&st->w, e));
+    return record(st, upto, e);
 }
 
 fq_status fqi_stream_run(const fqi_stream_request *r, uint64_t *resumed_bytes, fq_err *e)
 {
-    stream *st = fqi_calloc(1, sizeof *st);
-    if (!st) return fqi_fail_nomem(e, "I/O buffers");
-    void *slot[N_SLOT];
-    for (size_t i = 0; i < N_SLOT; i++) slot[i] = &st->slot[i];
-    int n_worker = fqi_n_thread(r->run->n_thread);
-    fqi_pipeline p = {
-        .user = st, .slot = slot, .n_slot = N_SLOT, .n_worker = n_worker < N_SLOT ? n_worker : N_SLOT,
-        .produce = produce, .work = work, .consume = consume,
-    };
-    fq_status s = init(st, r, e);
-    if (s == FQ_OK) s = resume(st, resumed_bytes, e);
-    if (s == FQ_OK) s = fqi_pipeline_run(&p, e);
-    fini(st);
-    free(st);
+    stream *st = NULL;
+    FQI_TRY(fqi_stream_open(r, resumed_bytes, &st, e));
+    fq_status s = fqi_stream_write(st, r->plan->n_tensor, e);
+    fqi_stream_close(st);
     return s;
 }

@@ -13,7 +13,6 @@
 #include <xxhash.h>
 
 #include "job/outdir.h"
-#include "job/stream.h"
 
 #define DEFAULT_SHARD_BYTES ((uint64_t)5000000000)
 #define INDEX_NAME "model.safetensors.index.json"
@@ -24,7 +23,7 @@ uint64_t fqi_shard_bytes(uint64_t asked) { return asked != 0 ? asked : DEFAULT_S
 
 enum { KEY_VERSION, KEY_SOURCE, KEY_CONFIG, KEY_PLAN, N_KEY };
 
-typedef struct keys { fqi_journal_key key[N_KEY]; char text[N_KEY][32]; } keys;
+typedef struct keys { fqi_journal_key key[N_KEY + FQI_WRITE_MAX_KEY]; char text[N_KEY][32]; size_t n; } keys;
 
 /* Source files are named by content of their headers and by size and time, not by path: a moved model may be resumed. */
 static uint64_t source_hash(const fq_ckpt *c)
@@ -48,6 +47,8 @@ static void make_keys(const fqi_write_request *r, keys *k)
     snprintf(k->text[KEY_CONFIG], sizeof k->text[0], "%016" PRIx64, (uint64_t)XXH3_64bits(r->config, r->n_config));
     snprintf(k->text[KEY_PLAN], sizeof k->text[0], "%016" PRIx64, fqi_outplan_hash(r->plan));
     for (size_t i = 0; i < N_KEY; i++) k->key[i] = (fqi_journal_key){ .name = name[i], .value = k->text[i] };
+    k->n = N_KEY;
+    for (size_t i = 0; i < r->n_key; i++) k->key[k->n++] = r->key[i];
 }
 
 /* ---- sizes ---- */
@@ -83,14 +84,14 @@ static fq_status write_shards(const fqi_write_request *r, const fqi_outdir *o, c
     keys k;
     make_keys(r, &k);
     fqi_journal journal = { 0 };
-    FQI_TRY(fqi_journal_open(&journal, o->journal, k.key, N_KEY, r->resume, h->source, h->out, r->plan->n_tensor, e));
+    FQI_TRY(fqi_journal_open(&journal, o->journal, k.key, k.n, r->resume, h->source, h->out, r->plan->n_tensor, e));
     fqi_stream_request s = {
         .plan = r->plan, .ckpt = r->ckpt, .dir = o->staging, .run = r->run, .phase = r->phase,
-        .journal = &journal, .journal_path = o->journal, .key = k.key, .n_key = N_KEY,
+        .journal = &journal, .journal_path = o->journal, .key = k.key, .n_key = k.n,
         .source_hash = h->source, .out_hash = h->out,
     };
     fq_status status = journal.n_done > 0 ? FQ_OK : check_space(o, out->file_bytes, e);
-    if (status == FQ_OK) status = fqi_stream_run(&s, &out->resumed_bytes, e);
+    if (status == FQ_OK) status = r->shards ? r->shards(r->user, &s, &out->resumed_bytes, e) : fqi_stream_run(&s, &out->resumed_bytes, e);
     fqi_journal_close(&journal);
     return status;
 }
@@ -102,6 +103,7 @@ static fq_status write_texts(const fqi_write_request *r, const fqi_outdir *o, co
     if (s == FQ_OK && index.len > 0) s = fqi_outdir_write(o, INDEX_NAME, index.s, index.len, e);
     fqi_str_free(&index);
     if (s == FQ_OK) s = fqi_outdir_write(o, "config.json", r->config, r->n_config, e);
+    for (size_t i = 0; i < r->n_extra && s == FQ_OK; i++) s = fqi_outdir_write(o, r->extra[i].name, r->extra[i].text, r->extra[i].n, e);
     if (s != FQ_OK || !r->provenance) return s;
     char *text;
     size_t n;

@@ -3,6 +3,10 @@
 #define FITQ_JOB_WRITE_H
 
 #include "job/outplan.h"
+#include "job/stream.h"
+
+typedef struct fqi_extra_file { const char *name, *text; size_t n; } fqi_extra_file;
+#define FQI_WRITE_MAX_KEY 4
 
 typedef struct fqi_write_request {
     const fq_ckpt *ckpt;
@@ -16,6 +20,10 @@ typedef struct fqi_write_request {
     fq_status (*provenance)(void *user, const fqi_hash128 *source_hash, char **text, size_t *n, fq_err *e);
     /* Looks at the hashes of what was written before anything is committed; NULL = nothing to check. */
     fq_status (*check)(void *user, const fqi_hash128 *out_hash, fq_err *e);
+    const fqi_journal_key *key; size_t n_key;     /* more that decides the bytes, at most FQI_WRITE_MAX_KEY */
+    const fqi_extra_file *extra; size_t n_extra;  /* more files */
+    /* Writes the shards; NULL = fqi_stream_run, which copies. Made tensors are its business. */
+    fq_status (*shards)(void *user, const fqi_stream_request *r, uint64_t *resumed_bytes, fq_err *e);
     void *user;
 } fqi_write_request;
 
