@@ -4,7 +4,7 @@
  *                              A22 -= L21 L21^T      tiles dealt to threads; the first one is the next diagonal, factored at once, so
  *                                                    that nobody waits for it
  *
- * The matrix is put in order by rows of the source: a column of a lower triangle is fetched eight at a time, one cache line each. */
+ * The matrix is put in order by rows of the source: a column of a lower triangle is fetched sixteen at a time, which is one cache line of each row. */
 #include "quant/hessian.h"
 
 #include <math.h>
@@ -15,15 +15,19 @@
 #include "base/mem.h"
 
 #define BLOCK 256
+#define SIDE_MOST 1024        /* of a tile: multiples of BLOCK, larger ones are faster (a fifth between 256 and 1024, measured) ... */
+#define TILES 8               /* ... while so many stand side by side, so that every thread has some */
 #define LEAF 32               /* of the factorization of one diagonal block: below it plain loops */
-#define FETCH 8               /* columns fetched together */
+#define FETCH 16              /* columns fetched together: floats of a cache line */
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 typedef struct factor {
     const fqi_linalg *la;
     float *l;
-    size_t n, block;
+    float *panel;             /* [n][BLOCK]: the block column that is being used, in one piece: what the BLAS reads most */
+    size_t n, side;           /* of a tile of the update */
     size_t bad;               /* row of the first pivot that fails; n = none */
     float pivot;
 } factor;
@@ -116,22 +120,31 @@ static bool leaf(factor *f, size_t i, size_t n)
     return true;
 }
 
-static void solve(const factor *f, size_t i, size_t m, size_t k, size_t n)
+/* X L^T = A with the triangle at row k of L; m rows of n. */
+static void solve(const factor *f, float *a, size_t ld, size_t m, size_t k, size_t n)
 {
-    f->la->blas->strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (blasint)m, (blasint)n, 1.0f, f->l + k * f->n + k, (blasint)f->n,
-                       f->l + i * f->n + k, (blasint)f->n);
+    f->la->blas->strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (blasint)m, (blasint)n, 1.0f, f->l + k * f->n + k, (blasint)f->n, a,
+                       (blasint)ld);
 }
 
-/* L[i.., j..] -= L[i.., k..] L[j.., k..]^T */
-static void update(const factor *f, size_t i, size_t m, size_t j, size_t w, size_t k, size_t n)
+/* Rows [i, i + m) of block column k. */
+static void solve_rows(const factor *f, size_t i, size_t m, size_t k)
 {
-    const blasint ld = (blasint)f->n;
+    float *a = f->l + i * f->n + k, *p = f->panel + i * BLOCK;
+    for (size_t r = 0; r < m; r++) memcpy(p + r * BLOCK, a + r * f->n, BLOCK * sizeof *p);
+    solve(f, p, BLOCK, m, k, BLOCK);
+    for (size_t r = 0; r < m; r++) memcpy(a + r * f->n, p + r * BLOCK, BLOCK * sizeof *p);
+}
+
+/* The m x w at row i, column j of L -= A B^T; a, b: rows of n at stride ld. */
+static void update(const factor *f, size_t i, size_t m, size_t j, size_t w, const float *a, const float *b, size_t ld, size_t n)
+{
     float *out = f->l + i * f->n + j;
-    const float *a = f->l + i * f->n + k, *b = f->l + j * f->n + k;
     if (i == j)
-        f->la->blas->ssyrk(CblasRowMajor, CblasLower, CblasNoTrans, (blasint)m, (blasint)n, -1.0f, a, ld, 1.0f, out, ld);
+        f->la->blas->ssyrk(CblasRowMajor, CblasLower, CblasNoTrans, (blasint)m, (blasint)n, -1.0f, a, (blasint)ld, 1.0f, out, (blasint)f->n);
     else
-        f->la->blas->sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)m, (blasint)w, (blasint)n, -1.0f, a, ld, b, ld, 1.0f, out, ld);
+        f->la->blas->sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)m, (blasint)w, (blasint)n, -1.0f, a, (blasint)ld, b, (blasint)ld, 1.0f, out,
+                           (blasint)f->n);
 }
 
 /* One diagonal block: a leaf, or the block algorithm again with two blocks. At most four deep. */
@@ -140,54 +153,69 @@ static bool diagonal(factor *f, size_t i, size_t n)
     if (n <= LEAF) return leaf(f, i, n);
     const size_t half = (n / 2 + LEAF - 1) / LEAF * LEAF, rest = n - half;
     if (!diagonal(f, i, half)) return false;
-    solve(f, i + half, rest, i, half);
-    update(f, i + half, rest, i + half, rest, i, half);
+    float *below = f->l + (i + half) * f->n + i;
+    solve(f, below, f->n, rest, i, half);
+    update(f, i + half, rest, i + half, rest, below, below, f->n, half);
     return diagonal(f, i + half, rest);
 }
 
-/* Tile t of the triangle that is left below block column k; t = 0 is the next diagonal. */
-static void update_tile(factor *f, size_t k, size_t t)
+/* Work item t of the update of rows and columns from `next` on: tiles of `side`, of a grid that begins at row 0; t = 0 holds the next
+ * diagonal block. */
+static void update_tile(factor *f, size_t next, size_t t)
 {
-    size_t c = 0, r, left = (f->n - k - 1) / f->block;   /* block rows below k */
-    while (t >= left - c) t -= left - c++;               /* by columns: the next one first */
-    r = c + t;
-    const size_t i = k + (r + 1) * f->block, j = k + (c + 1) * f->block, m = least(f->block, f->n - i);
-    update(f, i, m, j, least(f->block, f->n - j), k, f->block);
-    if (r == 0) (void)diagonal(f, i, m);
+    const size_t first = next / f->side;
+    size_t r = 0;
+    while ((r + 1) * (r + 2) / 2 <= t) r++;
+    const size_t c = first + (t - r * (r + 1) / 2), i = most((first + r) * f->side, next), j = most(c * f->side, next);
+    update(f, i, least((first + r + 1) * f->side, f->n) - i, j, least((c + 1) * f->side, f->n) - j, f->panel + i * BLOCK, f->panel + j * BLOCK, BLOCK, BLOCK);
+    if (t == 0) (void)diagonal(f, next, least(BLOCK, f->n - next));
 }
 
 static void factorize(factor *f)
 {
 #pragma omp parallel num_threads(f->la->n_thread)
     {
-        omp_set_num_threads(1);
+        omp_set_num_threads(1);   /* of this task only: see kernel/linear.c */
 #pragma omp single
-        (void)diagonal(f, 0, least(f->block, f->n));
+        (void)diagonal(f, 0, least(BLOCK, f->n));
         /* `bad` changes inside the second loop only, so behind its barrier all threads see the same and leave together */
-        for (size_t k = 0; f->bad == f->n && k + f->block < f->n; k += f->block) {
-            const size_t left = (f->n - k - 1) / f->block;
+        for (size_t k = 0; f->bad == f->n && k + BLOCK < f->n; k += BLOCK) {
+            const size_t across = (f->n - 1) / f->side - (k + BLOCK) / f->side + 1;
 #pragma omp for schedule(dynamic)
-            for (size_t i = k + f->block; i < f->n; i += f->block) solve(f, i, least(f->block, f->n - i), k, f->block);
+            for (size_t i = k + BLOCK; i < f->n; i += BLOCK) solve_rows(f, i, least(BLOCK, f->n - i), k);
 #pragma omp for schedule(dynamic)
-            for (size_t t = 0; t < left * (left + 1) / 2; t++) update_tile(f, k, t);
+            for (size_t t = 0; t < across * (across + 1) / 2; t++) update_tile(f, k + BLOCK, t);
         }
     }
+}
+
+static size_t tile_side(size_t n)
+{
+    size_t side = BLOCK;
+    while (side < SIDE_MOST && side * TILES < n) side *= 2;
+    return side;
 }
 
 fq_status fqi_cholesky(const fqi_linalg *la, const fqi_hessian *h, const uint32_t *order, double damp, float *l, double *lambda, fq_err *e)
 {
     gather g;
+    factor f = { .la = la, .l = l, .n = h->n, .side = tile_side(h->n), .bad = h->n };
     fq_status s = gather_create(la, h, order, damp, &g, e);
     if (s) goto out;
+    f.panel = fqi_calloc(h->n, BLOCK * sizeof *f.panel);
+    if (!f.panel) {
+        s = fqi_fail_nomem(e, "Cholesky factor");
+        goto out;
+    }
 #pragma omp parallel for num_threads(la->n_thread) schedule(dynamic)
     for (size_t c = 0; c < h->n; c += FETCH) place_rows(&g, c, g.line + (size_t)omp_get_thread_num() * FETCH * h->n, l);
     *lambda = g.lambda;
-    factor f = { .la = la, .l = l, .n = h->n, .block = BLOCK, .bad = h->n };
     if (h->n) factorize(&f);
     if (f.bad < h->n)
         s = fqi_fail(e, FQ_E_NUMERIC, NULL, "cholesky", "column %u: found pivot %.9g, expected a positive number (damping added %.9g to the diagonal)",
                      (unsigned)order[f.bad], (double)f.pivot, g.lambda);
 out:
+    free(f.panel);
     gather_free(&g);
     return s;
 }
