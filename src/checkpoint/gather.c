@@ -24,15 +24,33 @@ uint64_t fqi_slot_memory(size_t chunk)
            (uint64_t)MAX_PIECE * (sizeof(fqi_piece) + sizeof(uint32_t) + sizeof(fqi_extent));
 }
 
+static void *aligned_buffer(size_t n) { return aligned_alloc(FQI_IO_ALIGN, (n + FQI_IO_ALIGN - 1) / FQI_IO_ALIGN * FQI_IO_ALIGN); }
+
 fq_status fqi_slot_init(fqi_slot *s, size_t chunk, fq_err *e)
 {
-    *s = (fqi_slot){ .chunk = chunk, .buf_bytes = buffer_bytes(chunk) };
+    *s = (fqi_slot){ .chunk = chunk, .buf_bytes = buffer_bytes(chunk), .max_piece = MAX_PIECE };
     s->piece = fqi_calloc(MAX_PIECE, sizeof *s->piece);
     s->sorted = fqi_calloc(MAX_PIECE, sizeof *s->sorted);
     s->extent = fqi_calloc(MAX_PIECE, sizeof *s->extent);
-    s->out = aligned_alloc(FQI_IO_ALIGN, (chunk + FQI_IO_ALIGN - 1) / FQI_IO_ALIGN * FQI_IO_ALIGN);
-    s->buf = aligned_alloc(FQI_IO_ALIGN, (s->buf_bytes + FQI_IO_ALIGN - 1) / FQI_IO_ALIGN * FQI_IO_ALIGN);
+    s->out = aligned_buffer(chunk);
+    s->buf = aligned_buffer(s->buf_bytes);
     if (s->piece && s->sorted && s->extent && s->out && s->buf) return FQ_OK;
+    fqi_slot_free(s);
+    return fqi_fail_nomem(e, "I/O buffers");
+}
+
+/* A run that ends anywhere, and its hull. */
+static size_t plain_buffer_bytes(size_t chunk) { return (chunk + 3 * FQI_IO_ALIGN - 1) / FQI_IO_ALIGN * FQI_IO_ALIGN; }
+
+uint64_t fqi_slot_memory_plain(size_t chunk) { return plain_buffer_bytes(chunk) + FQI_IO_ALIGN + sizeof(fqi_piece) + sizeof(fqi_extent); }
+
+fq_status fqi_slot_init_plain(fqi_slot *s, size_t chunk, fq_err *e)
+{
+    *s = (fqi_slot){ .chunk = chunk, .buf_bytes = plain_buffer_bytes(chunk), .max_piece = 1 };
+    s->piece = fqi_calloc(1, sizeof *s->piece);
+    s->extent = fqi_calloc(1, sizeof *s->extent);
+    s->buf = aligned_buffer(s->buf_bytes);
+    if (s->piece && s->extent && s->buf) return FQ_OK;
     fqi_slot_free(s);
     return fqi_fail_nomem(e, "I/O buffers");
 }
@@ -80,7 +98,7 @@ static bool take_pieces(fqi_gather *g, fqi_slot *s)
     bool ordered = true;
     uint64_t end = 0;
     fqi_segment seg;
-    while (g->left > 0 && s->n_piece < MAX_PIECE && s->bytes < s->chunk && next_segment(g, s->chunk - s->bytes, &seg)) {
+    while (g->left > 0 && s->n_piece < s->max_piece && s->bytes < s->chunk && next_segment(g, s->chunk - s->bytes, &seg)) {
         s->piece[s->n_piece++] = (fqi_piece){ .src = seg.src, .bytes = seg.bytes };
         s->bytes += (size_t)seg.bytes;
         g->left -= seg.bytes;

@@ -27,6 +27,7 @@ typedef struct fqi_slot {
     fqi_piece *piece; size_t n_piece;
     uint32_t *sorted;              /* pieces by source position, when they are not */
     fqi_extent *extent; size_t n_extent;
+    size_t max_piece;              /* entries of these tables */
     size_t bytes;                  /* of output in this slot */
     unsigned swap;                 /* element size to reverse, 0 = none */
     bool single;                   /* one piece, no zeros: `data` is the extent, out is unused */
@@ -38,6 +39,10 @@ typedef struct fqi_slot {
 fq_status fqi_slot_init(fqi_slot *s, size_t chunk, fq_err *e);
 void fqi_slot_free(fqi_slot *s);
 uint64_t fqi_slot_memory(size_t chunk);   /* bytes one slot takes */
+
+/* A slot for tensors that are read as they lie only: no map, no strides, no byteswap. It has one piece and no second buffer. */
+fq_status fqi_slot_init_plain(fqi_slot *s, size_t chunk, fq_err *e);
+uint64_t fqi_slot_memory_plain(size_t chunk);
 
 typedef struct fqi_gather {
     const fqi_file *file;

@@ -12,41 +12,84 @@
 
 static size_t size_of(fq_dtype d) { return fq_dtype_bits(d) / 8; }
 
-/* Bytes of a plain tensor are read to the front of one buffer; the tables of pieces and the second buffer are for the others. */
-uint64_t fqi_materialiser_bytes(size_t chunk, bool gathers)
+/* ---- files ---- */
+
+void fqi_open_shards_init(fqi_open_shards *s)
 {
-    return (gathers ? fqi_slot_memory(chunk) : chunk + 3 * FQI_IO_ALIGN) + FQI_WEIGHTS_BLOCK * sizeof(float);
+    *s = (fqi_open_shards){ 0 };
+    (void)pthread_mutex_init(&s->lock, NULL);
 }
 
-fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, fq_dtype served, fq_io io, size_t chunk, fq_err *e)
+void fqi_open_shards_free(fqi_open_shards *s) { (void)pthread_mutex_destroy(&s->lock); }
+
+/* Lock held. */
+static void leave_shard(fqi_materialiser *m)
 {
-    *m = (fqi_materialiser){ .ckpt = c, .served = served, .io = io, .file = FQI_FILE_NONE, .shard = SIZE_MAX };
+    if (m->file && --m->open->entry[m->entry].users == 0) fqi_file_close(&m->open->entry[m->entry].file);
+    m->file = NULL;
+}
+
+/* Lock held. The entry that holds the shard, or else one that nobody uses: there are as many as readers. */
+static size_t entry_of(const fqi_open_shards *s, size_t shard)
+{
+    size_t unused = 0;
+    for (size_t i = 0; i < sizeof s->entry / sizeof *s->entry; i++) {
+        if (s->entry[i].users == 0) unused = i;
+        else if (s->entry[i].shard == shard) return i;
+    }
+    return unused;
+}
+
+static fq_status open_shard(fqi_materialiser *m, size_t shard, fq_err *e)
+{
+    fqi_open_shards *s = m->open;
+    fq_status status = FQ_OK;
+    if (m->file && m->shard == shard) return FQ_OK;
+    pthread_mutex_lock(&s->lock);
+    leave_shard(m);
+    const size_t i = entry_of(s, shard);
+    if (s->entry[i].users == 0) status = fqi_ckpt_open_shard(m->ckpt, shard, m->io, &s->entry[i].file, e);
+    if (status == FQ_OK) {
+        s->entry[i].shard = m->shard = shard;
+        s->entry[i].users++;
+        m->entry = i;
+        m->file = &s->entry[i].file;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return status;
+}
+
+/* ---- life ---- */
+
+uint64_t fqi_materialiser_bytes(const fqi_weights_table *t)
+{
+    return (t->gathers ? fqi_slot_memory(t->chunk) : fqi_slot_memory_plain(t->chunk)) + FQI_WEIGHTS_BLOCK * sizeof(float);
+}
+
+fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, const fqi_weights_options *o, const fqi_weights_table *t, fqi_open_shards *open, fq_err *e)
+{
+    *m = (fqi_materialiser){ .ckpt = c, .served = o->served, .io = o->run->io, .open = open };
     FQI_TRY(fqi_kernels_choose(&m->kernel, e));
-    FQI_TRY(fqi_slot_init(&m->slot, chunk, e));
+    FQI_TRY(t->gathers ? fqi_slot_init(&m->slot, t->chunk, e) : fqi_slot_init_plain(&m->slot, t->chunk, e));
     m->wide = malloc(FQI_WEIGHTS_BLOCK * sizeof *m->wide);
     return m->wide ? FQ_OK : fqi_fail_nomem(e, "buffer for weights");
 }
 
 void fqi_materialiser_free(fqi_materialiser *m)
 {
-    fqi_file_close(&m->file);
+    if (m->file) {
+        pthread_mutex_lock(&m->open->lock);
+        leave_shard(m);
+        pthread_mutex_unlock(&m->open->lock);
+    }
     fqi_slot_free(&m->slot);
     free(m->wide);
     m->wide = NULL;
 }
 
-static fq_status open_shard(fqi_materialiser *m, size_t shard, fq_err *e)
-{
-    if (m->shard == shard) return FQ_OK;
-    if (m->shard != SIZE_MAX) fqi_file_close(&m->file);
-    m->shard = SIZE_MAX;
-    FQI_TRY(fqi_ckpt_open_shard(m->ckpt, shard, m->io, &m->file, e));
-    m->shard = shard;
-    return FQ_OK;
-}
+/* ---- weights that cannot be used ---- */
 
-/* What is not finite in the tensor so far. */
-typedef struct faults { uint64_t first, count; float value; const char *rule; } faults;
+enum { NOT_FINITE, OUT_OF_RANGE, N_KIND };   /* of fqi_weight_faults */
 
 /* Where element `at` is, in the words of its rank. */
 static void say_place(const fqi_tensor *t, uint64_t at, char *out, size_t n)
@@ -60,25 +103,40 @@ static void say_place(const fqi_tensor *t, uint64_t at, char *out, size_t n)
         (void)snprintf(out, n, "of %" PRIu64, t->bytes / size_of((fq_dtype)t->dtype));
 }
 
-static fq_status report(const fqi_materialiser *m, const fqi_tensor *t, int64_t row0, const faults *f, fq_err *e)
+fq_status fqi_weight_faults_report(const fqi_materialiser *m, size_t tensor, const fqi_weight_faults *f, fq_err *e)
 {
-    const uint64_t at = f->first + (uint64_t)row0 * (t->bytes / size_of((fq_dtype)t->dtype) / (uint64_t)t->shape[0]);
+    const fqi_tensor *t = &m->ckpt->tensor[tensor];
+    const uint64_t bad = f->kind[NOT_FINITE].count, beyond = f->kind[OUT_OF_RANGE].count;
+    if (bad == 0 && beyond == 0) return FQ_OK;
+    const bool finite = bad == 0 || (beyond > 0 && f->kind[OUT_OF_RANGE].first < f->kind[NOT_FINITE].first);
+    const uint64_t at = f->kind[finite].first, count = f->kind[finite].count;
+    const float value = f->kind[finite].value;
     char found[64], place[96];
     say_place(t, at, place, sizeof place);
-    if (isfinite(f->value))
-        (void)snprintf(found, sizeof found, "%.9g", (double)f->value);
+    if (finite)
+        (void)snprintf(found, sizeof found, "%.9g", (double)value);
     else
-        (void)snprintf(found, sizeof found, "%s", isnan(f->value) ? "NaN" : f->value > 0 ? "infinity" : "-infinity");
-    return fqi_fail(e, FQ_E_NUMERIC, FQI_TENSOR(m->ckpt->shard[t->shard].path, t->name), f->rule,
-                    "element %" PRIu64 " (%s): found %s, %" PRIu64 " such value%s in all, expected %s%s", at, place, found, f->count, f->count == 1 ? "" : "s",
-                    isfinite(f->value) ? "what fits into " : "finite weights", isfinite(f->value) ? fq_dtype_name(m->served) : "");
+        (void)snprintf(found, sizeof found, "%s", isnan(value) ? "NaN" : value > 0 ? "infinity" : "-infinity");
+    return fqi_fail(e, FQ_E_NUMERIC, FQI_TENSOR(m->ckpt->shard[t->shard].path, t->name), finite ? "served-range" : "non-finite",
+                    "element %" PRIu64 " (%s): found %s, %" PRIu64 " such value%s in all, expected %s%s", at, place, found, count, count == 1 ? "" : "s",
+                    finite ? "what fits into " : "finite weights", finite ? fq_dtype_name(m->served) : "");
 }
 
-static void note(faults *f, const char *rule, uint64_t first, uint64_t count, float value)
+static void note(fqi_weight_faults *f, size_t kind, uint64_t first, uint64_t count, float value)
 {
-    if (f->count == 0) *f = (faults){ .first = first, .value = value, .rule = rule };
-    f->count += count;
+    if (count > 0 && (f->kind[kind].count == 0 || first < f->kind[kind].first)) {
+        f->kind[kind].first = first;
+        f->kind[kind].value = value;
+    }
+    f->kind[kind].count += count;
 }
+
+void fqi_weight_faults_add(fqi_weight_faults *f, const fqi_weight_faults *more)
+{
+    for (size_t k = 0; k < N_KIND; k++) note(f, k, more->kind[k].first, more->kind[k].count, more->kind[k].value);
+}
+
+/* ---- types ---- */
 
 static inline uint16_t bf16_bits(float x)
 {
@@ -114,17 +172,16 @@ static void narrow(const float *restrict x, fq_dtype type, uint16_t *restrict ou
     for (; i < n; i++) out[i] = f16_bits(x[i]);
 }
 
-/* At most FQI_WEIGHTS_BLOCK elements, `done` before them. A value that is not finite is told from one that the served type cannot hold:
- * the first kind found is the one that is counted. */
-static void convert(fqi_materialiser *m, fq_dtype stored, fq_dtype held, const void *data, size_t n, uint64_t done, void *out, faults *f)
+/* At most FQI_WEIGHTS_BLOCK elements, number `at0` of the tensor and those behind it. A value that is not finite is told from one that the
+ * served type cannot hold. */
+static void convert(fqi_materialiser *m, fq_dtype stored, fq_dtype held, const void *data, size_t n, uint64_t at0, unsigned char *to, fqi_weight_faults *f)
 {
-    unsigned char *to = (unsigned char *)out + done * size_of(held);
     const bool rounds = m->served != FQ_DTYPE_F32 && m->served != stored;
     size_t at = 0, count = 0;
     float value;
     if (!m->kernel->all_finite(data, stored, n, &at, &count)) {
         m->kernel->widen((const unsigned char *)data + at * size_of(stored), stored, &value, 1);
-        if (f->count == 0 || !isfinite(f->value)) note(f, "non-finite", done + at, count, value);
+        note(f, NOT_FINITE, at0 + at, count, value);
         return;
     }
     if (stored == held && !rounds) {
@@ -135,7 +192,7 @@ static void convert(fqi_materialiser *m, fq_dtype stored, fq_dtype held, const v
     if (rounds) m->kernel->round_to(m->wide, m->served, n);
     if (rounds && !m->kernel->all_finite(m->wide, FQ_DTYPE_F32, n, &at, &count)) {
         m->kernel->widen((const unsigned char *)data + at * size_of(stored), stored, &value, 1);
-        if (f->count == 0 || isfinite(f->value)) note(f, "served-range", done + at, count, value);
+        note(f, OUT_OF_RANGE, at0 + at, count, value);
         return;
     }
     if (held == FQ_DTYPE_F32) memcpy(to, m->wide, n * sizeof(float));
@@ -161,28 +218,51 @@ static bool stopped(const fqi_materialiser *m)
     return (m->stop && __atomic_load_n(m->stop, __ATOMIC_RELAXED)) || (m->run && m->run->cancelled && m->run->cancelled(m->run->user));
 }
 
-fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fq_err *e)
+/* A message of the file layer knows the file only. */
+static fq_status name_tensor(const fqi_tensor *t, const char *path, fq_status s, fq_err *e)
+{
+    fq_err file;
+    if (!e) return s;
+    const fq_err plain = *e;
+    (void)fqi_fail(&file, s, FQI_FILE(path), NULL, "%s", "");
+    const size_t n = strlen(file.text);
+    if (strncmp(plain.text, file.text, n) != 0) return s;
+    (void)fqi_fail(e, s, FQI_TENSOR(path, t->name), NULL, "%s", plain.text + n);
+    memcpy(e->rule, plain.rule, sizeof e->rule);
+    e->sys_errno = plain.sys_errno;
+    return s;
+}
+
+fq_status fqi_materialise_rows(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fqi_weight_faults *f, fq_err *e)
 {
     const fqi_tensor *whole = &m->ckpt->tensor[tensor];
     int64_t shape[FQ_MAX_RANK];
     const fqi_tensor t = rows_of(whole, row, n, shape);
     const fq_dtype stored = (fq_dtype)t.dtype, held = as_float ? FQ_DTYPE_F32 : fqi_weight_held(stored, m->served);
-    faults f = { 0 };
+    unsigned char *to = out;
     fqi_gather g;
-    uint64_t done = 0;
     if (t.bytes == 0) return FQ_OK;
+    uint64_t at = t.bytes / size_of(stored) / (uint64_t)n * (uint64_t)row;
     FQI_TRY(open_shard(m, t.shard, e));
-    FQI_TRY(fqi_gather_begin(&g, &m->file, &t, NULL, t.bytes, e));
+    FQI_TRY(fqi_gather_begin(&g, m->file, &t, NULL, t.bytes, e));
     do {
         if (stopped(m)) return fqi_fail(e, FQ_E_CANCELLED, NULL, NULL, "stopped");
-        FQI_TRY(fqi_gather_fill(&g, &m->slot, e));
+        const fq_status s = fqi_gather_fill(&g, &m->slot, e);
+        if (s != FQ_OK) return name_tensor(whole, m->file->path, s, e);
         fqi_slot_assemble(&m->slot);
         const size_t in_chunk = m->slot.bytes / size_of(stored);
-        for (size_t i = 0, k; i < in_chunk; i += k, done += k) {
+        for (size_t i = 0, k; i < in_chunk; i += k, at += k, to += k * size_of(held)) {
             k = in_chunk - i < FQI_WEIGHTS_BLOCK ? in_chunk - i : FQI_WEIGHTS_BLOCK;
-            convert(m, stored, held, m->slot.data + i * size_of(stored), k, done, out, &f);
+            convert(m, stored, held, m->slot.data + i * size_of(stored), k, at, to, f);
         }
         __atomic_fetch_add(&m->bytes_read, m->slot.bytes, __ATOMIC_RELAXED);
     } while (!m->slot.last);
-    return f.count ? report(m, whole, row, &f, e) : FQ_OK;
+    return FQ_OK;
+}
+
+fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fq_err *e)
+{
+    fqi_weight_faults f = { 0 };
+    FQI_TRY(fqi_materialise_rows(m, tensor, row, n, as_float, out, &f, e));
+    return fqi_weight_faults_report(m, tensor, &f, e);
 }

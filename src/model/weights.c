@@ -1,6 +1,6 @@
-/* weights.c - slots of layers and the thread that fills them. See weights.h.
+/* weights.c - slots of layers and the thread that fills them, with the help of the readers (weights_readers.c). See weights.h.
  *
- * Layer l always lies in slot l % n_slot. The reader may load what the window [in_use, in_use + n_slot) lacks, nearest first: its slots
+ * Layer l always lies in slot l % n_slot. The filler may load what the window [in_use, in_use + n_slot) lacks, nearest first: its slots
  * are distinct, so the layer that the caller computes with is never overwritten. Only the caller moves the window. One mutex guards the
  * states; it is never held while bytes are read. An error waits with its layer until the caller asks for that layer; asking for
  * another one forgets it. */
@@ -18,6 +18,7 @@
 #include "model/weights_table.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define EMBED_TOGETHER 16   /* rows of the embedding that a reader takes at once */
 #define POLL_NS 50000000L   /* how often a waiting caller asks whether the run was cancelled */
 
 typedef struct slot {
@@ -32,7 +33,9 @@ struct fqi_weights {
     fqi_weights_options o;
     fqi_weights_table table;
     slot *slot;
-    fqi_materialiser caller, reader;   /* one for each thread that reads */
+    fqi_open_shards open;
+    fqi_materialiser caller, filler;   /* one for each thread that waits for weights */
+    fqi_readers readers;
 
     pthread_t thread;
     bool started;
@@ -49,7 +52,7 @@ struct fqi_weights {
     float *norm;
 };
 
-/* ---- filling a slot (reader thread) ------------------------------------------------------------------------------ */
+/* ---- filling a slot (filler thread) ------------------------------------------------------------------------------ */
 
 static fqi_matrix matrix_at(const fqi_tensor *t, fq_dtype served, const void *data)
 {
@@ -90,6 +93,15 @@ static void hand_out(const fqi_weights *w, const fqi_weight_item *x, slot *s, fq
     }
 }
 
+typedef struct into { const fqi_weights *w; const fqi_weight_item *item; unsigned char *memory; } into;
+
+static void want_item(const void *user, size_t i, fqi_weight_want *out)
+{
+    const into *o = user;
+    const fqi_weight_item *x = &o->item[i];
+    *out = (fqi_weight_want){ .tensor = x->tensor, .n = o->w->ckpt->tensor[x->tensor].shape[0], .as_float = x->kind == FQI_WEIGHT_VECTOR, .out = o->memory + x->at };
+}
+
 static fq_status fill(fqi_weights *w, slot *s, int64_t layer, fq_err *e)
 {
     const fqi_weights_table *t = &w->table;
@@ -97,17 +109,15 @@ static fq_status fill(fqi_weights *w, slot *s, int64_t layer, fq_err *e)
     fqi_mlp_weights *expert = (fqi_mlp_weights *)(void *)(s->memory + t->slot_bytes - (n_expert * sizeof *expert + FQI_WEIGHTS_ALIGN - 1) / FQI_WEIGHTS_ALIGN * FQI_WEIGHTS_ALIGN);
     s->layer = (fqi_layer_weights){ .sparse = w->decoder->sparse[layer], .expert = n_expert ? expert : NULL };
     memset(expert, 0, n_expert * sizeof *expert);
-    for (size_t i = t->first[layer]; i < t->first[layer + 1]; i++) {
-        const fqi_weight_item *x = &t->item[i];
-        const fqi_tensor *tensor = &w->ckpt->tensor[x->tensor];
-        FQI_TRY(fqi_materialise(&w->reader, x->tensor, 0, tensor->shape[0], x->kind == FQI_WEIGHT_VECTOR, s->memory + x->at, e));
-        hand_out(w, x, s, expert);
-    }
+    const into o = { .w = w, .item = t->item + t->first[layer], .memory = s->memory };
+    fqi_load load = { .n = t->first[layer + 1] - t->first[layer], .want = want_item, .user = &o, .together = 1 };
+    FQI_TRY(fqi_readers_run(&w->readers, FQI_WAITER_FILLER, &w->filler, &load, e));
+    for (size_t i = 0; i < load.n; i++) hand_out(w, &o.item[i], s, expert);
     s->layer.has_shared = s->layer.sparse && w->decoder->model.shared_expert_intermediate_size > 0;
     return FQ_OK;
 }
 
-/* ---- the reader thread -------------------------------------------------------------------------------------------- */
+/* ---- the filler thread -------------------------------------------------------------------------------------------- */
 
 static slot *slot_of(fqi_weights *w, int64_t layer) { return &w->slot[(size_t)layer % w->o.n_slot]; }
 
@@ -123,7 +133,7 @@ static int64_t pick(fqi_weights *w)
     return -1;
 }
 
-static void *reader(void *arg)
+static void *filler(void *arg)
 {
     fqi_weights *w = arg;
     pthread_mutex_lock(&w->lock);
@@ -157,7 +167,7 @@ static fq_status start(fqi_weights *w, fq_err *e)
     if (w->started) return FQ_OK;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&w->thread, NULL, reader, w);
+    int err = pthread_create(&w->thread, NULL, filler, w);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (err) return fqi_fail_sys(e, w->ckpt->info.path, "start a thread", err);
     w->started = true;
@@ -214,17 +224,28 @@ fq_status fqi_weights_layer(fqi_weights *w, int64_t layer, const fqi_layer_weigh
 
 /* ---- embedding, final norm, head (caller's thread) ------------------------------------------------------------------ */
 
+typedef struct rows { size_t embed, cols; const uint32_t *id; float *out; } rows;
+
+static void want_row(const void *user, size_t i, fqi_weight_want *out)
+{
+    const rows *r = user;
+    *out = (fqi_weight_want){ .tensor = r->embed, .row = (int64_t)r->id[i], .n = 1, .as_float = true, .out = r->out + i * r->cols };
+}
+
 fq_status fqi_weights_embed(fqi_weights *w, const uint32_t *ids, size_t n, float *out, fq_err *e)
 {
     const fqi_tensor *t = &w->ckpt->tensor[w->table.embed];
-    const size_t cols = (size_t)t->shape[1];
-    for (size_t i = 0; i < n; i++) {
+    const rows r = { .embed = w->table.embed, .cols = (size_t)t->shape[1], .id = ids, .out = out };
+    for (size_t i = 0; i < n; i++)
         if ((int64_t)ids[i] >= t->shape[0])
             return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(w->ckpt->shard[t->shard].path, t->name), "token-id",
                             "found token id %" PRIu32 ", expected one below %" PRId64, ids[i], t->shape[0]);
-        FQI_TRY(fqi_materialise(&w->caller, w->table.embed, (int64_t)ids[i], 1, true, out + i * cols, e));
+    if (n <= EMBED_TOGETHER) {   /* not worth waking others for */
+        for (size_t i = 0; i < n; i++) FQI_TRY(fqi_materialise(&w->caller, r.embed, (int64_t)ids[i], 1, true, out + i * r.cols, e));
+        return FQ_OK;
     }
-    return FQ_OK;
+    fqi_load load = { .n = n, .want = want_row, .user = &r, .together = EMBED_TOGETHER };
+    return fqi_readers_run(&w->readers, FQI_WAITER_CALLER, &w->caller, &load, e);
 }
 
 const float *fqi_weights_final_norm(fqi_weights *w, fq_err *e)
@@ -244,6 +265,8 @@ const float *fqi_weights_final_norm(fqi_weights *w, fq_err *e)
     return norm;
 }
 
+static void want_as_is(const void *user, size_t i, fqi_weight_want *out) { *out = ((const fqi_weight_want *)user)[i]; }
+
 fq_status fqi_weights_head(fqi_weights *w, int64_t row, int64_t n, fqi_matrix *out, fq_err *e)
 {
     const fqi_tensor *t = &w->ckpt->tensor[w->table.head];
@@ -252,7 +275,9 @@ fq_status fqi_weights_head(fqi_weights *w, int64_t row, int64_t n, fqi_matrix *o
                         w->o.head_rows, t->shape[0]);
     if (row < w->head_row || row + n > w->head_row + w->head_n) {
         w->head_n = 0;
-        FQI_TRY(fqi_materialise(&w->caller, w->table.head, row, n, false, w->head, e));
+        const fqi_weight_want want = { .tensor = w->table.head, .row = row, .n = n, .out = w->head };
+        fqi_load load = { .n = 1, .want = want_as_is, .user = &want, .together = 1 };
+        FQI_TRY(fqi_readers_run(&w->readers, FQI_WAITER_CALLER, &w->caller, &load, e));
         w->head_row = row;
         w->head_n = n;
     }
@@ -261,13 +286,16 @@ fq_status fqi_weights_head(fqi_weights *w, int64_t row, int64_t n, fqi_matrix *o
     return FQ_OK;
 }
 
-uint64_t fqi_weights_bytes_read(const fqi_weights *w) { return __atomic_load_n(&w->caller.bytes_read, __ATOMIC_RELAXED) + __atomic_load_n(&w->reader.bytes_read, __ATOMIC_RELAXED); }
+uint64_t fqi_weights_bytes_read(const fqi_weights *w)
+{
+    return __atomic_load_n(&w->caller.bytes_read, __ATOMIC_RELAXED) + __atomic_load_n(&w->filler.bytes_read, __ATOMIC_RELAXED) + fqi_readers_bytes_read(&w->readers);
+}
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
 static uint64_t fixed_bytes(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_table *t)
 {
-    return sizeof(fqi_weights) + 2 * fqi_materialiser_bytes(t->chunk, t->gathers) + c->n_tensor * sizeof *t->item +
+    return sizeof(fqi_weights) + 2 * fqi_materialiser_bytes(t) + fqi_readers_bytes(t) + c->n_tensor * sizeof *t->item +
            ((uint64_t)d->model.num_hidden_layers + 1) * (sizeof *t->first + sizeof(slot)) + (uint64_t)d->model.hidden_size * sizeof(float);
 }
 
@@ -303,11 +331,11 @@ static fq_status allocate(fqi_weights *w, fq_err *e)
     }
     w->head = reserve(head);
     if (!w->head) return fqi_fail_nomem(e, "output head");
-    FQI_TRY(fqi_materialiser_init(&w->caller, w->ckpt, w->o.served, w->o.run->io, w->table.chunk, e));
-    FQI_TRY(fqi_materialiser_init(&w->reader, w->ckpt, w->o.served, w->o.run->io, w->table.chunk, e));
+    FQI_TRY(fqi_materialiser_init(&w->caller, w->ckpt, &w->o, &w->table, &w->open, e));
+    FQI_TRY(fqi_materialiser_init(&w->filler, w->ckpt, &w->o, &w->table, &w->open, e));
     w->caller.run = w->o.run;
-    w->reader.stop = &w->stop;
-    return FQ_OK;
+    w->filler.stop = &w->stop;
+    return fqi_readers_init(&w->readers, w->ckpt, &w->o, &w->table, &w->open, e);
 }
 
 fq_status fqi_weights_create(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_options *o, fqi_weights **out, fq_err *e)
@@ -315,8 +343,8 @@ fq_status fqi_weights_create(const fq_ckpt *c, const fqi_decoder *d, const fqi_w
     const size_t n_layer = (size_t)d->model.num_hidden_layers;
     fqi_weights *w = fqi_calloc(1, sizeof *w);
     if (!w) return fqi_fail_nomem(e, "weights");
-    *w = (fqi_weights){ .ckpt = c, .decoder = d, .o = *o, .in_use = -1, .failed = -1,
-                        .caller = { .file = FQI_FILE_NONE }, .reader = { .file = FQI_FILE_NONE } };
+    *w = (fqi_weights){ .ckpt = c, .decoder = d, .o = *o, .in_use = -1, .failed = -1 };
+    fqi_open_shards_init(&w->open);
     pthread_condattr_t clock;
     (void)pthread_condattr_init(&clock);
     (void)pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
@@ -352,7 +380,9 @@ void fqi_weights_free(fqi_weights *w)
     free(w->head);
     free(w->norm);
     fqi_materialiser_free(&w->caller);
-    fqi_materialiser_free(&w->reader);
+    fqi_materialiser_free(&w->filler);
+    fqi_readers_free(&w->readers);
+    fqi_open_shards_free(&w->open);
     fqi_weights_table_free(&w->table);
     (void)pthread_cond_destroy(&w->work);
     (void)pthread_cond_destroy(&w->done);

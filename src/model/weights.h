@@ -1,6 +1,6 @@
 /* weights.h - a checkpoint's weights, a layer at a time, in bounded memory.
  *
- *     reader thread: layer i + 1 -> free slot          caller: computes with layer i
+ *     reading threads: layer i + 1 -> free slot          caller: computes with layer i
  *
  * A slot holds one layer as stored (bf16 stays bf16), or rounded to the type that an engine would hold (served). With as many slots as
  * layers everything stays in memory and is read once (generation); with two, reading and computing overlap; with one they
@@ -45,7 +45,7 @@ typedef struct fqi_weights_options {
 /* c and d outlive *out. Finds every tensor that the forward pass needs, checks that it is there and dense ("weight-missing", "weight-quantized"),
  * its shape and its dtype (F32, F16, BF16; others are FQ_E_INPUT, "weight-dtype") and allocates the slots. Reads nothing. */
 fq_status fqi_weights_create(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_options *o, fqi_weights **out, fq_err *e);
-void fqi_weights_free(fqi_weights *w);    /* NULL is fine; stops the reader */
+void fqi_weights_free(fqi_weights *w);    /* NULL is fine; stops the threads */
 
 /* What there will be in memory, in bytes: one layer slot, one row of the head, and all else. Same checks. */
 typedef struct fqi_weights_size { uint64_t slot_bytes, head_row_bytes, fixed_bytes; } fqi_weights_size;

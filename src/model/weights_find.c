@@ -195,7 +195,8 @@ static fq_status find_body(const fq_ckpt *c, const fqi_decoder *d, fq_dtype serv
 static void measure_chunk(const fq_ckpt *c, fqi_weights_table *t)
 {
     uint64_t largest = c->tensor[t->head].bytes;
-    t->gathers = c->tensor[t->head].stride || c->tensor[t->head].byteswap || c->tensor[t->embed].stride || c->tensor[t->embed].byteswap;
+    const size_t body[] = { t->embed, t->norm, t->head };
+    for (size_t i = 0; i < sizeof body / sizeof *body; i++) t->gathers = t->gathers || c->tensor[body[i]].stride || c->tensor[body[i]].byteswap;
     for (size_t i = 0; i < t->n_item; i++) {
         const fqi_tensor *x = &c->tensor[t->item[i].tensor];
         if (x->bytes > largest) largest = x->bytes;

@@ -1,15 +1,19 @@
 /* weights_table.h - where each weight of the forward pass is in the checkpoint and in a slot; private to src/model.
  *
- *     weights_find.c   catalogue -> table: tensors by layer and role, places in a slot
- *     materialise.c    tensor -> matrix or vector in memory: the one place that knows what a weight is made from
- *     weights.c        slots, the reader thread, the public functions */
+ *     weights_find.c     catalogue -> table: tensors by layer and role, places in a slot
+ *     materialise.c      tensor -> matrix or vector in memory: the one place that knows what a weight is made from
+ *     weights_readers.c  many tensors, or a large one, read by several threads at once
+ *     weights.c          slots, the thread that fills them, the public functions */
 #ifndef FITQ_MODEL_WEIGHTS_TABLE_H
 #define FITQ_MODEL_WEIGHTS_TABLE_H
+
+#include <pthread.h>
 
 #include "checkpoint/gather.h"
 #include "model/weights.h"
 
-#define FQI_WEIGHTS_CHUNK ((size_t)4 << 20)   /* most bytes of one read */
+#define FQI_WEIGHTS_CHUNK ((size_t)1 << 20)   /* most bytes of one read */
+#define FQI_WEIGHTS_HELPERS 3                 /* threads that read beside the one that waits: four reads keep a disk busy */
 #define FQI_WEIGHTS_BLOCK ((size_t)16 << 10)  /* elements that are checked and converted while they are in cache */
 #define FQI_WEIGHTS_ALIGN 64u
 
@@ -43,6 +47,22 @@ void fqi_weights_table_free(fqi_weights_table *t);
 /* The type in which a stored weight is held. */
 static inline fq_dtype fqi_weight_held(fq_dtype stored, fq_dtype served) { return served == FQ_DTYPE_F32 ? stored : served; }
 
+/* Weights that cannot be used, of one tensor: by kind, how many, and where in the tensor the first stands. Kinds are counted apart, so that
+ * parts of a tensor can be read in any order. A value that is not finite hides those out of range in its block of elements. */
+typedef struct fqi_weight_faults {
+    struct { uint64_t count, first; float value; } kind[2];   /* not finite; finite, but beyond the served type */
+} fqi_weight_faults;
+
+/* The shards that are being read: each is opened once, whoever reads it, so that all see the same file even when another one takes its
+ * name. One entry for each reader; a reader keeps the shard it read last. */
+typedef struct fqi_open_shards {
+    pthread_mutex_t lock;
+    struct { fqi_file file; size_t shard; unsigned users; } entry[FQI_WEIGHTS_HELPERS + 2];
+} fqi_open_shards;
+
+void fqi_open_shards_init(fqi_open_shards *s);
+void fqi_open_shards_free(fqi_open_shards *s);   /* when no reader is left */
+
 /* One reader of tensors: its buffers and the file it read from last. Used by one thread. */
 typedef struct fqi_materialiser {
     const fq_ckpt *ckpt;
@@ -51,19 +71,69 @@ typedef struct fqi_materialiser {
     fq_io io;
     const bool *stop;         /* asked between chunks, atomically; NULL = never */
     const fq_run *run;        /* cancelled is asked between chunks; NULL = never. The caller's thread only */
-    fqi_file file;
-    size_t shard;             /* that file is of; SIZE_MAX = none is open */
+    fqi_open_shards *open;
+    const fqi_file *file;     /* one of those; NULL = none */
+    size_t shard, entry;      /* that file is of, and has */
     fqi_slot slot;
     float *wide;              /* FQI_WEIGHTS_BLOCK, of a block that changes its type */
     uint64_t bytes_read;      /* atomic */
 } fqi_materialiser;
 
-fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, fq_dtype served, fq_io io, size_t chunk, fq_err *e);
+/* open outlives m. */
+fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, const fqi_weights_options *o, const fqi_weights_table *t, fqi_open_shards *open, fq_err *e);
 void fqi_materialiser_free(fqi_materialiser *m);
-/* Of the above, what is touched at most. gathers: see fqi_weights_table. */
-uint64_t fqi_materialiser_bytes(size_t chunk, bool gathers);
+uint64_t fqi_materialiser_bytes(const fqi_weights_table *t);   /* what one takes beside itself */
 /* Rows [row, row + n) of the tensor's first dimension (row 0 and n its length: all of it) to `out`, as the type that is held, or as float
- * for a vector. Finite, or FQ_E_NUMERIC. FQ_E_CANCELLED when stop was set. */
+ * for a vector. What cannot be used is added to *f. FQ_E_CANCELLED when stop was set; an error of reading names file and tensor. */
+fq_status fqi_materialise_rows(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fqi_weight_faults *f, fq_err *e);
+void fqi_weight_faults_add(fqi_weight_faults *f, const fqi_weight_faults *more);
+/* FQ_OK if there are none, else FQ_E_NUMERIC ("non-finite", "served-range"), of the kind that comes first in the tensor. */
+fq_status fqi_weight_faults_report(const fqi_materialiser *m, size_t tensor, const fqi_weight_faults *f, fq_err *e);
+/* Both. */
 fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fq_err *e);
+
+/* ---- several readers ---- */
+
+typedef struct fqi_weight_want { size_t tensor; int64_t row, n; bool as_float; void *out; } fqi_weight_want;   /* as for fqi_materialise */
+
+/* A list of what is wanted, in the order in which it is read. want: called with the lock held, by any thread. */
+typedef struct fqi_load {
+    size_t n;
+    void (*want)(const void *user, size_t i, fqi_weight_want *out);
+    const void *user;
+    size_t together;          /* wants that one reader takes at once: 1, or more for ones of a few KiB */
+
+    /* private: what is taken next, and what went wrong */
+    size_t next; int64_t next_row;
+    uint64_t n_taken;
+    size_t in_flight;
+    size_t faulty;            /* first want with faults, SIZE_MAX = none */
+    fqi_weight_faults faults;
+    size_t failed;            /* first want that could not be read, SIZE_MAX = none: nothing more is taken */
+    uint64_t failed_part;
+    fq_status status;
+    fq_err err;
+} fqi_load;
+
+/* Threads that read for whoever waits. Two threads may wait at a time: the caller, who comes first, and the filler of slots. */
+typedef enum fqi_waiter { FQI_WAITER_CALLER, FQI_WAITER_FILLER, FQI_N_WAITER } fqi_waiter;
+typedef struct fqi_readers {
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    fqi_load *load[FQI_N_WAITER];
+    size_t chunk;
+    bool started, stop;
+    struct fqi_helper { struct fqi_readers *of; pthread_t thread; fqi_materialiser m; } helper[FQI_WEIGHTS_HELPERS];
+    size_t n_helper, n_thread;   /* with buffers; running */
+} fqi_readers;
+
+/* r is zeroed or freed. fqi_readers_free is right after a failure too, and stops the threads. */
+fq_status fqi_readers_init(fqi_readers *r, const fq_ckpt *c, const fqi_weights_options *o, const fqi_weights_table *t, fqi_open_shards *open, fq_err *e);
+void fqi_readers_free(fqi_readers *r);
+uint64_t fqi_readers_bytes(const fqi_weights_table *t);        /* what they take beside *r */
+uint64_t fqi_readers_bytes_read(const fqi_readers *r);
+/* Reads all of it: with m on this thread, and with the helpers; without these if no thread can be started. The error is that of the first
+ * want that has one, whichever thread found it. Nothing is read any more when this returns. */
+fq_status fqi_readers_run(fqi_readers *r, fqi_waiter who, fqi_materialiser *m, fqi_load *l, fq_err *e);
 
 #endif

@@ -447,7 +447,7 @@ static void test_few_open_files(void **state)
     create(&o, 6, FQ_DTYPE_F32, 0, &plain);
     for (int64_t l = 0; l < 6; l++) {
         layer(&o, l);
-        assert_true(open_files() <= before + 4);
+        assert_true(open_files() <= before + 5);   /* a shard for each reader at most */
     }
     close_all(&o);
     drop(&k);
@@ -549,6 +549,15 @@ static void test_missing_shard(void **state)
     drop(&k);
 }
 
+static const fqi_tensor *first_of_layer(const opened *o, int64_t l)
+{
+    const fqi_tensor *first = NULL;
+    for (size_t i = 0; i < o->c->n_tensor; i++)
+        if (o->c->bound[i].row && o->c->bound[i].layer == l && (!first || o->c->tensor[i].off < first->off)) first = &o->c->tensor[i];
+    assert_non_null(first);
+    return first;
+}
+
 static void test_cut_while_reading(void **state)
 {
     (void)state;
@@ -559,9 +568,21 @@ static void test_cut_while_reading(void **state)
     open_ckpt(k.path, &o);
     create(&o, 1, FQ_DTYPE_F32, 0, &plain);
     layer(&o, 0);
-    assert_int_equal(truncate(o.c->shard[0].path, (off_t)o.c->tensor[fqi_ckpt_find(o.c, "model.layers.2.mlp.up_proj.weight")].off), 0);
-    assert_int_equal(fqi_weights_layer(o.w, 3, &w, &e), FQ_E_IO);
-    assert_string_equal(e.rule, "changed-while-reading");
+    const fqi_tensor *cut = &o.c->tensor[fqi_ckpt_find(o.c, "model.layers.2.mlp.up_proj.weight")];
+    char want[1024];
+    assert_int_equal(truncate(o.c->shard[0].path, (off_t)(cut->off + cut->bytes / 2)), 0);
+    for (int i = 0; i < 30; i++) {   /* whichever thread reads it, the first one in the file is named */
+        assert_int_equal(fqi_weights_layer(o.w, 2, &w, &e), FQ_E_IO);
+        assert_string_equal(e.rule, "changed-while-reading");
+        (void)snprintf(want, sizeof want, "%s: tensor model.layers.2.mlp.up_proj.weight: byte ", o.c->shard[0].path);
+        assert_memory_equal(e.text, want, strlen(want));
+        assert_int_equal(fqi_weights_layer(o.w, 3, &w, &e), FQ_E_IO);
+        (void)snprintf(want, sizeof want, "%s: tensor %s: byte ", o.c->shard[0].path, first_of_layer(&o, 3)->name);
+        assert_memory_equal(e.text, want, strlen(want));
+        if (i % 10 == 0) same_layer(&k, layer(&o, 0), 0, 0, FQ_DTYPE_F32);
+    }
+    fqi_weights_free(o.w);
+    create(&o, 1, FQ_DTYPE_F32, 0, &plain);
     uint32_t id = 1;
     float row[64];
     assert_int_equal(fqi_weights_embed(o.w, &id, 1, row, &e), FQ_E_IO);   /* opened now: its size is another one */
@@ -652,6 +673,100 @@ static void test_nan_count(void **state)
     char want[128];
     (void)snprintf(want, sizeof want, "element 100 (row 1, column 4): found NaN, %" PRIu64 " such values in all, expected finite weights", (n - 101 + 101010) / 101010);
     assert_non_null(strstr(e.text, want));
+    drop(&k);
+}
+
+/* Tensors of many reads: every part lies where it belongs, as stored and rounded. */
+static void test_parts(void **state)
+{
+    (void)state;
+    static const fqt_model model[] = { { .family = "qwen2", .layers = 2, .hidden = 96, .heads = 6, .ff = 9001, .vocab = 9007, .tied = true },
+                                       { .family = "qwen3_moe", .layers = 1, .fused = true, .experts = 3, .moe_ff = 4001, .hidden = 96, .heads = 6, .dtype = "F32" } };
+    for (size_t i = 0; i < 2; i++) {
+        known k = make("t", &model[i]);
+        check_all(&k, 2, FQ_DTYPE_F32, 0);
+        if (i == 0) check_all(&k, 1, FQ_DTYPE_F16, 8999);
+        drop(&k);
+    }
+}
+
+/* Many rows at once, the same ones again and again; and of rows that cannot be used the first that was asked for. */
+static void test_many_rows(void **state)
+{
+    (void)state;
+    enum { N = 700 };
+    const fqt_model m = { .family = "qwen2", .layers = 1, .vocab = 300 };
+    known k = make("w", &m);
+    const fqt_tensor *embed = stored(&k, "embed_tokens.weight");
+    const size_t cols = (size_t)embed->shape[1];
+    uint32_t id[N];
+    float *row = calloc(N * cols, sizeof *row);
+    fq_err e = { 0 };
+    opened o;
+    open_ckpt(k.path, &o);
+    create(&o, 1, FQ_DTYPE_F32, 0, &plain);
+    for (size_t n = 0; n <= N; n = n < 40 ? n + 1 : n * 3 - 50) {
+        for (size_t i = 0; i < n; i++) id[i] = (uint32_t)(rnd() % 300);
+        memset(row, 0xff, N * cols * sizeof *row);
+        if (fqi_weights_embed(o.w, id, n, row, &e) != FQ_OK) fail_msg("%s", e.text);
+        for (size_t i = 0; i < n; i++)
+            same_values("row", (const unsigned char *)(row + i * cols), FQ_DTYPE_F32, (const unsigned char *)embed->data + id[i] * cols * 2, FQ_DTYPE_BF16, FQ_DTYPE_F32, cols);
+        if (n < N) assert_true(isnan(row[n * cols]));
+    }
+    patch(k.path, embed->name, 33 * cols + 1, &(uint16_t){ 0x7fff }, 2, NULL);
+    patch(k.path, embed->name, 211 * cols, &(uint16_t){ 0x7fff }, 2, NULL);
+    close_all(&o);
+    open_ckpt(k.path, &o);
+    create(&o, 1, FQ_DTYPE_F32, 0, &plain);
+    for (int i = 0; i < 40; i++) {
+        size_t at[2] = { rnd() % N, rnd() % N };
+        for (size_t j = 0; j < N; j++) id[j] = (uint32_t)(rnd() % 33);
+        id[at[0]] = 33;
+        id[at[1]] = 211;
+        assert_int_equal(fqi_weights_embed(o.w, id, N, row, &e), FQ_E_NUMERIC);
+        if (at[0] != at[1]) assert_non_null(strstr(e.text, at[0] < at[1] ? "(row 33, column 1)" : "(row 211, column 0)"));
+    }
+    close_all(&o);
+    free(row);
+    drop(&k);
+}
+
+/* Of several tensors that cannot be used the one that comes first in the file, with all of its weights counted, whoever reads what. */
+static void test_first_of_many(void **state)
+{
+    (void)state;
+    known k = make("v", &(fqt_model){ .family = "qwen2", .layers = 1, .hidden = 96, .heads = 6, .ff = 12000, .dtype = "F32" });
+    opened o;
+    open_ckpt(k.path, &o);
+    const fqi_tensor *t[3];
+    static const char *const name[] = { "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.down_proj.weight" };
+    size_t first = 0;
+    for (size_t i = 0; i < 3; i++) {
+        t[i] = &o.c->tensor[fqi_ckpt_find(o.c, name[i])];
+        if (t[i]->off < t[first]->off) first = i;
+    }
+    for (size_t i = 0; i < 3; i++) {   /* beyond F16 before and behind the NaNs of the first */
+        patch(k.path, name[i], i == first ? 700000 : 5, &(float){ NAN }, 4, NULL);
+        patch(k.path, name[i], i == first ? 1100000 : 6, &(float){ INFINITY }, 4, NULL);
+        patch(k.path, name[i], i == first ? 400000 : 7, &(float){ 7e4f }, 4, NULL);
+        patch(k.path, name[i], i == first ? 1151999 : 100, &(float){ -8e4f }, 4, NULL);
+    }
+    close_all(&o);
+    open_ckpt(k.path, &o);
+    for (int i = 0; i < 24; i++) {
+        const fqi_layer_weights *w;
+        fq_err e = { 0 };
+        char want[128];
+        if (i % 12 == 0) create(&o, 1, i < 12 ? FQ_DTYPE_F32 : FQ_DTYPE_F16, 0, &plain);
+        assert_int_equal(fqi_weights_layer(o.w, 0, &w, &e), FQ_E_NUMERIC);
+        (void)snprintf(want, sizeof want, "tensor %s: ", name[first]);
+        assert_non_null(strstr(e.text, want));
+        assert_non_null(strstr(e.text, i < 12 ? "non-finite: element 700000 " : "served-range: element 400000 "));
+        assert_non_null(strstr(e.text, i < 12 ? "found NaN, 2 such values in all" : "found 70000, 2 such values in all"));
+        if (i % 12 == 11) fqi_weights_free(o.w);
+    }
+    o.w = NULL;
+    close_all(&o);
     drop(&k);
 }
 
@@ -779,10 +894,9 @@ static void test_measure(void **state)
         struct mallinfo2 b = mallinfo2();
         const uint64_t rows = (uint64_t)(o.d.model.vocab_size < 100 ? o.d.model.vocab_size : 100), took = b.uordblks + b.hblkhd - a.uordblks - a.hblkhd;
         const uint64_t weights = 2 * size.slot_bytes + rows * size.head_row_bytes;
-        /* buffers of the two readers that a plain tensor does not touch: see fqi_materialiser_bytes */
-        const uint64_t untouched = UINT64_C(16) << 20;
-        if (took < weights || took > weights + size.fixed_bytes + untouched) fail_msg("found %" PRIu64 ", measured %" PRIu64 " + %" PRIu64, took, weights, size.fixed_bytes);
-        assert_true(size.fixed_bytes < (UINT64_C(9) << 20));
+        const uint64_t of_pages = UINT64_C(16) << 10;   /* what the allocator adds to large blocks */
+        if (took < weights || took > weights + size.fixed_bytes + of_pages) fail_msg("found %" PRIu64 ", measured %" PRIu64 " + %" PRIu64, took, weights, size.fixed_bytes);
+        assert_true(size.fixed_bytes < (UINT64_C(6) << 20));
         close_all(&o);
         drop(&k);
     }
@@ -803,7 +917,7 @@ int main(void)
         cmocka_unit_test(test_families), cmocka_unit_test(test_served), cmocka_unit_test(test_tied_beside_head), cmocka_unit_test(test_torch),
         cmocka_unit_test(test_strides), cmocka_unit_test(test_few_open_files), cmocka_unit_test(test_refused), cmocka_unit_test(test_quantized),
         cmocka_unit_test(test_missing_shard), cmocka_unit_test(test_cut_while_reading), cmocka_unit_test(test_nan_everywhere), cmocka_unit_test(test_nan_count),
-        cmocka_unit_test(test_served_overflow), cmocka_unit_test(test_error_of_reader), cmocka_unit_test(test_cancelled), cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_parts), cmocka_unit_test(test_many_rows), cmocka_unit_test(test_first_of_many), cmocka_unit_test(test_served_overflow), cmocka_unit_test(test_error_of_reader), cmocka_unit_test(test_cancelled), cmocka_unit_test(test_arguments),
         cmocka_unit_test(test_measure),
     };
     return cmocka_run_group_tests(tests, setup, fqt_dir_teardown);
