@@ -2,8 +2,8 @@
  *
  *     bench_weights MODEL [--rounds N] [--slots N] [--served bf16|f16] [--io auto|buffered|direct] [--work MS]
  *
- * In turn, each from an empty page cache and from a filled one: `cat` (read, 128 KiB), O_DIRECT (4 MiB, one at a time), and the reader of weights with
- * the caller idle. --work: milliseconds that the caller computes with every layer (it spins), as a forward pass would; then the floor is the
+ * In turn, another one first in every round, each from an empty page cache and from a filled one: `cat` (read, 128 KiB), O_DIRECT (4 MiB, one at
+ * a time), and the reader of weights with the caller idle. --work: milliseconds that the caller computes with every layer (it spins), as a forward pass would; then the floor is the
  * larger of both times. What the host of a virtual machine caches is not emptied. */
 #include <fcntl.h>
 #include <getopt.h>
@@ -116,7 +116,8 @@ int main(int argc, char **argv)
     printf("%-8s %-6s %8s %8s %8s %8s\n", "", "cache", "GB", "disk GB", "seconds", "GB/s");
     for (int r = 0; r < rounds; r++)
         for (int warm = 0; warm < 2; warm++)
-            for (int kind = 0; kind < 3; kind++) {
+            for (int turn = 0; turn < 3; turn++) {
+                const int kind = (turn + r) % 3;
                 if (kind == 1 && warm) continue;
                 prepare(c, warm, buf);
                 double t = fqi_now_seconds(), disk = from_disk();
