@@ -239,7 +239,7 @@ static void the_search_finds_what_trying_everything_finds(void **state)
     rng r = rng_start(__func__);
     /* Sums over rows, since the error of one row jumps from one storable scale to the next. Eight bits, where each jump is as large as what
      * there is to gain, get a wider bound. */
-    static const struct { int bits; size_t n_col; double bound; } row[] = { { 2, 64, 1.01 }, { 3, 64, 1.01 }, { 4, 128, 1.01 }, { 8, 128, 1.1 } };
+    static const struct { int bits; size_t n_col; double bound; } row[] = { { 2, 64, 1.01 }, { 3, 64, 1.01 }, { 4, 128, 1.01 }, { 8, 128, 1.12 } };
     enum { ROWS = 64 };
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++)
         for (int mode = 0; mode < (row[i].bits == 8 ? 2 : N_MODE); mode++)
@@ -345,6 +345,10 @@ static void the_search_knows_no_unit(void **state)
         for (size_t j = 0; j < COLS; j++) h[j] *= 0x1p-60f;
         fqi_grid_choose(&g, w, ROWS, ROWS, COLS, h, b, bz);
         for (size_t n = 0; n < ROWS; n++) assert_true(b[n] == a[n] * 0x1p40f && az[n] == bz[n]);
+        for (size_t j = 0; j < COLS; j++) h[j] = h[j] * 0x1p126f * 0x1p33f;   /* near the largest floats: their sum is not one */
+        fqi_grid_choose(&g, w, ROWS, ROWS, COLS, h, a, az);
+        assert_memory_equal(a, b, sizeof a);
+        assert_memory_equal(az, bz, sizeof az);
         for (size_t j = 0; j < COLS; j++) h[j] = 0;
         fqi_grid_choose(&g, w, ROWS, ROWS, COLS, h, a, az);
         fqi_grid_choose(&g, w, ROWS, ROWS, COLS, NULL, b, bz);
@@ -417,6 +421,29 @@ static void every_version_has_the_same_bits(void **state)
     }
 }
 
+/* A range whose step lies in the middle of two storable numbers. */
+static void every_version_rounds_scales_to_even(void **state)
+{
+    (void)state;
+    rng r = rng_start(__func__);
+    enum { ROWS = 40 };
+    for (int round = 0; round < 300; round++) {
+        fqi_grid g = grid_of(bits_of[rng_in(&r, 0, 3)], 2, FQI_SCALE_MIN_MAX, (fqi_scale_store)rng_in(&r, 0, N_STORE - 1));
+        const int precision = type_of[g.store].precision;
+        float w[ROWS], step[ROWS], scale[ROWS];
+        uint8_t zero[ROWS];
+        for (size_t n = 0; n < ROWS; n++) {
+            step[n] = ldexpf((float)(2 * rng_in(&r, 1 << (precision - 1), (1 << precision) - 1) + 1), (int)rng_in(&r, -20, -10));
+            w[n] = step[n] * (float)((1 << g.bits) - 1) * (n % 2 ? 1.0f : -1.0f);
+        }
+        for (size_t i = 0; i < FQI_N_KERNELS; i++) {
+            if (!fqi_grid_kernels_at(i)) continue;
+            fqi_grid_choose_with(fqi_grid_kernels_at(i), &g, w, ROWS, ROWS, 1, NULL, scale, zero);
+            for (size_t n = 0; n < ROWS; n++) assert_true(scale[n] == fqi_scale_round(g.store, step[n]));
+        }
+    }
+}
+
 /* A row's result is its own: alone, at another place, with another distance between columns. */
 static void rows_do_not_see_each_other(void **state)
 {
@@ -452,6 +479,7 @@ int main(void)
         cmocka_unit_test(the_search_knows_no_unit),
         cmocka_unit_test(rounding_goes_to_even),
         cmocka_unit_test(every_version_has_the_same_bits),
+        cmocka_unit_test(every_version_rounds_scales_to_even),
         cmocka_unit_test(rows_do_not_see_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
