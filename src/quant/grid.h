@@ -37,7 +37,7 @@ float fqi_scale_round(fqi_scale_store store, float x);
 
 /* Scales and zero points of one group of n_col columns for rows [0, n_row). w: [n_col][ld] (ld >= n_row), weight: h of each column
  * (NULL = 1; all zero counts as 1), scale and zero: n_row entries each; zero is 2^(bits-1) in symmetric mode. A row of zeros gets
- * scale 1. n_col may be 0. */
+ * scale 1 and the middle as its zero point. n_col may be 0. Weights are finite, h is not negative. Rows are searched 16 (8) at a time. */
 void fqi_grid_choose(const fqi_grid *g, const float *w, size_t ld, size_t n_row, size_t n_col, const float *weight, float *scale, uint8_t *zero);
 
 /* code[n] = clamp(round(w[n] / scale[n]) + zero[n]); ties to even; back[n] = scale[n] * (code[n] - zero[n]). back may be w. Vectors
