@@ -37,6 +37,11 @@ typedef struct arg_values {
     double temperature, top_p;
     uint64_t seed;
     bool chat, exact, ignore_eos;
+    const char *calib, *report, *gpus;   /* quantize, fit */
+    int64_t bits, samples, seqlen, refit, min_expert_tokens;
+    int method, packing, scale, scale_store, order;   /* index into the option's choices */
+    double damp, shift;
+    bool asymmetric, positive_scales, textbook, lm_head, strict, restart, no_refit;
 } arg_values;
 
 typedef enum arg_kind {

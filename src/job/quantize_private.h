@@ -1,0 +1,94 @@
+/* quantize_private.h - what the parts of fq_quantize share.
+ *
+ *     quantize.c        the request: settings, fitting, plan, report
+ *     quant_made.c      the table of made tensors, and filling them from codes
+ *     quant_run.c       the loop over layers: calibrate, solve, write beside the next layer, resume
+ *     quant_state.c     hidden states kept on the disk for a resume
+ *     quant_memory.c    how much memory all that takes
+ *     quant_config.c    what is said about it in config.json, quantize_config.json and fitq.json */
+#ifndef FITQ_JOB_QUANTIZE_PRIVATE_H
+#define FITQ_JOB_QUANTIZE_PRIVATE_H
+
+#include "base/mem.h"
+#include "job/outdir.h"
+#include "job/quant_layer.h"
+#include "job/stream.h"
+#include "job/write.h"
+
+/* The tensors that a quantized module is stored in. */
+typedef enum fqi_made_part { FQI_MADE_CODES, FQI_MADE_ZEROS, FQI_MADE_SCALES, FQI_MADE_ORDER, FQI_MADE_SHAPE } fqi_made_part;
+#define FQI_MADE_PARTS 4   /* at most, of one module */
+
+typedef struct fqi_quant_plan {
+    uint64_t memory_bytes, scratch_bytes;
+    size_t n_slot;               /* layers of weights held */
+    bool acts_in_memory;
+} fqi_quant_plan;
+
+typedef struct fqi_quantize {
+    const fq_quantize_options *o;
+    const fq_run *run;
+    fqi_quant_settings settings;
+    fqi_fitting fitting;
+    fqi_decoder decoder; bool has_decoder;
+    fqi_calib calib;
+    fqi_modules modules;
+    fqi_made *made; size_t n_made;
+    fqi_outplan table;
+    fqi_quant_plan plan;
+    int n_thread;
+    char *config; size_t n_config;
+    char *quantize_config; size_t n_quantize_config;
+    uint64_t options_hash;       /* of everything that decides the codes, beside calibration and weights */
+    struct fqi_made_layer *writing;   /* the layer that the writer is at; its thread's alone */
+    /* results */
+    fq_module_report *report;    /* one per module; names in `arena` */
+    bool *reported;
+    fq_stage stage[12]; size_t n_stage;
+    double seconds_forward, seconds_hessian, seconds_solve;
+    fqi_arena arena;
+    size_t resumed_layers;
+} fqi_quantize;
+
+/* ---- quant_made.c ---- */
+fq_status fqi_quant_make_table(fqi_quantize *q, fq_err *e);       /* q->made */
+uint64_t fqi_quant_made_bytes_max(const fqi_quantize *q);         /* of the largest made tensor */
+/* One layer's codes on their way to the file. */
+typedef struct fqi_made_layer {
+    fqi_layer_codes codes;
+    size_t first, n;             /* modules */
+    size_t tensor;               /* packed in `bytes` now; SIZE_MAX: none */
+    uint8_t *bytes; uint64_t n_byte;
+} fqi_made_layer;
+void fqi_made_layer_free(fqi_made_layer *m);
+/* fqi_stream_request.made; user: the fqi_quantize, whose `writing` holds the layer. */
+fq_status fqi_quant_made_fill(void *user, size_t tensor, uint64_t off, uint8_t *to, size_t n, fq_err *e);
+
+/* ---- quant_state.c ---- */
+/* Hidden states that leave layer `layer` (-1: the embedding is never kept), durable when it returns. Two files take turns, so that the
+ * state that belongs to the last recorded layer is always whole. */
+fq_status fqi_quant_state_save(const char *dir, fqi_acts *x, int64_t layer, uint64_t key, fq_err *e);
+/* *found false: there is no whole state of that layer and key. */
+fq_status fqi_quant_state_load(const char *dir, fqi_acts *x, int64_t layer, uint64_t key, bool *found, fq_err *e);
+fq_status fqi_quant_state_remove(const char *dir, fq_err *e);
+/* What is reported of modules [first, first + n), durable; and of modules 0 .. n - 1 back into q->report. */
+fq_status fqi_quant_reports_save(const fqi_quantize *q, const char *dir, size_t first, size_t n, uint64_t key, fq_err *e);
+fq_status fqi_quant_reports_load(fqi_quantize *q, const char *dir, size_t n, uint64_t key, bool *found, fq_err *e);
+
+/* ---- quant_memory.c ---- */
+fq_status fqi_quant_plan_make(const fqi_quantize *q, fqi_quant_plan *out, fq_err *e);
+
+/* ---- quant_config.c ---- */
+fq_status fqi_quant_config(fqi_quantize *q, fq_err *e);           /* q->config, q->quantize_config */
+/* About the run, for fitq.json; the caller's reference. */
+fq_status fqi_quant_record(const fqi_quantize *q, json_t **out, fq_err *e);
+
+/* ---- quant_order.c ---- */
+/* Adds a layer's channel orders to DIR/fitq.order; layers come in order. Nothing if channels keep their order. */
+fq_status fqi_quant_order_write(const fqi_quantize *q, const char *dir, const fqi_layer_codes *c, int64_t layer, fq_err *e);
+
+/* ---- quant_run.c ---- */
+/* fqi_write_request.shards; user: the fqi_quantize. */
+fq_status fqi_quant_run(void *user, const fqi_stream_request *r, uint64_t *resumed_bytes, fq_err *e);
+
+#endif

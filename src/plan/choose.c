@@ -1,0 +1,168 @@
+/* choose.c - fq_choose: bits, group size and padding for a model on n GPUs of some memory, with the reasons.
+ *
+ *     widest weights first: bf16, 8 bits, 4 bits; the first that every engine runs (padded where needed) and that fits is taken.
+ *     among group sizes of one width: the one that takes the least memory (padding and scales are both counted); larger of equals
+ *
+ * Only the planner is asked, so a choice can never contradict `fitq plan`. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+
+#define GIB ((double)(UINT64_C(1) << 30))
+
+typedef struct candidate { int bits; int group; const char *format; fq_packing packing; } candidate;
+
+/* 8 bits as compressed-tensors: the only 8-bit integers that both default engines have rules for in the tables. */
+static const candidate candidates[] = {
+    { 16, 0, "bf16", FQ_PACKING_GPTQ },
+    { 8, 128, "ct-int8", FQ_PACKING_COMPRESSED_TENSORS }, { 8, 64, "ct-int8", FQ_PACKING_COMPRESSED_TENSORS }, { 8, 32, "ct-int8", FQ_PACKING_COMPRESSED_TENSORS },
+    { 4, 128, "gptq-marlin", FQ_PACKING_GPTQ }, { 4, 64, "gptq-marlin", FQ_PACKING_GPTQ }, { 4, 32, "gptq-marlin", FQ_PACKING_GPTQ },
+};
+#define N_CANDIDATE (sizeof candidates / sizeof candidates[0])
+
+typedef struct judged {
+    bool runs, fits, memory_known;
+    fq_fit fit;
+    uint64_t need, weights;
+    int64_t context;
+    char engine[32], note[160];   /* of the first entry that does not run */
+} judged;
+
+typedef struct request { const fq_model *m; int n_gpu; uint64_t memory; const char *const *engine; size_t n_engine; int64_t context; } request;
+
+static void look_at(const fq_plan_entry *x, judged *out)
+{
+    const bool runs = x->verdict == FQ_RUNS || x->verdict == FQ_NEEDS_FIT;
+    if (!runs && out->runs) {
+        snprintf(out->engine, sizeof out->engine, "%s", x->engine->id);
+        snprintf(out->note, sizeof out->note, "%.150s", x->note[0] ? x->note : x->n_violation ? x->violation[0].text : "no rules for it");
+    }
+    out->runs = out->runs && runs;
+    out->memory_known = out->memory_known && x->memory_known;
+    out->fits = out->fits && x->memory_fits;
+    if (x->memory_need_bytes > out->need) out->need = x->memory_need_bytes;
+    if (x->n_option > 0 && x->option[0].weight_bytes_per_gpu > out->weights) out->weights = x->option[0].weight_bytes_per_gpu;
+    if (x->longest_context < out->context) out->context = x->longest_context;
+}
+
+static fq_status judge(const request *q, const candidate *c, judged *out, fq_err *e)
+{
+    const fq_plan_request r = { .tp = &q->n_gpu, .n_tp = 1, .engine = q->engine, .n_engine = q->n_engine, .format = &c->format, .n_format = 1, .group_size = c->group,
+                                .context = q->context, .gpu_memory_bytes = q->memory };
+    fq_plan *p = NULL;
+    *out = (judged){ .runs = true, .fits = true, .memory_known = true, .context = INT64_MAX };
+    FQI_TRY(fq_plan_create(q->m, &r, &p, e));
+    for (size_t i = 0; i < fq_plan_n_entry(p); i++) look_at(fq_plan_get_entry(p, i), out);
+    fq_err joint;
+    if (out->runs && fq_plan_joint_fit(p, &out->fit, &joint) != FQ_OK) {
+        out->runs = false;
+        snprintf(out->note, sizeof out->note, "%.150s", joint.text);
+    }
+    fq_plan_free(p);
+    return FQ_OK;
+}
+
+static void because(fq_choice *c, const char *line)
+{
+    if (c->n_why < sizeof c->why / sizeof c->why[0]) snprintf(c->why[c->n_why++], sizeof c->why[0], "%s", line);
+}
+
+static void name_of(const candidate *c, char out[48])
+{
+    if (c->bits == 16) snprintf(out, 48, "bf16");
+    else snprintf(out, 48, "%d bits in groups of %d", c->bits, c->group);
+}
+
+static void say_rejected(fq_choice *out, const request *q, const candidate *c, const judged *j)
+{
+    char name[48], line[256];
+    name_of(c, name);
+    if (!j->runs) snprintf(line, sizeof line, "%s: %s does not run it on %d GPUs: %.120s", name, j->engine, q->n_gpu, j->note);
+    else snprintf(line, sizeof line, "%s: needs %.1f GiB of %.1f on each GPU", name, (double)j->need / GIB, (double)q->memory / GIB);
+    because(out, line);
+}
+
+static bool pads(const fq_model *m, const fq_fit *f)
+{
+    return (f->intermediate_size_pad && f->intermediate_size_pad != m->intermediate_size) || (f->moe_intermediate_size_pad && f->moe_intermediate_size_pad != m->moe_intermediate_size) ||
+           (f->shared_expert_intermediate_size_pad && f->shared_expert_intermediate_size_pad != m->shared_expert_intermediate_size) || f->num_attention_heads_pad || f->kv_replication > 1 ||
+           (f->vocab_size_pad && f->vocab_size_pad != m->vocab_size);
+}
+
+static void take(const request *q, const candidate *c, const judged *j, fq_choice *out)
+{
+    char name[48], line[256];
+    out->tp = q->n_gpu;
+    out->bits = c->bits;
+    out->group_size = c->group;
+    out->packing = c->packing;
+    out->fit = j->fit;
+    out->weight_bytes_per_gpu = j->weights;
+    out->memory_need_bytes = j->need;
+    out->longest_context = j->context;
+    name_of(c, name);
+    snprintf(line, sizeof line, "%s: %.1f GiB of %.1f on each GPU, with room for %" PRId64 " tokens of context", name, (double)j->need / GIB, (double)q->memory / GIB, j->context);
+    because(out, line);
+    because(out, pads(q->m, &j->fit) ? "lengths that do not divide are padded with zeros: the function stays the same" : "every length divides as it is: nothing is padded");
+}
+
+/* The best group size of the candidates [first, end), which have the same number of bits; end: none. */
+static size_t best_of(const judged *j, size_t first, size_t end)
+{
+    size_t best = end;
+    for (size_t i = first; i < end; i++)
+        if (j[i].runs && j[i].fits && (best == end || j[i].need < j[best].need)) best = i;
+    return best;
+}
+
+static void explain_group(fq_choice *out, const judged *j, size_t first, size_t end, size_t best)
+{
+    char line[256];
+    if (best == first || best == end || end - first < 2) return;
+    if (!j[first].runs) snprintf(line, sizeof line, "groups of %d rather than %d, which %s does not run here", candidates[best].group, candidates[first].group, j[first].engine);
+    else snprintf(line, sizeof line, "groups of %d rather than %d: padding for %d would take %.2f GiB more than the finer scales do", candidates[best].group, candidates[first].group, candidates[first].group,
+                  (double)(j[first].need - j[best].need) / GIB);
+    because(out, line);
+}
+
+static fq_status no_choice(const request *q, const judged *j, fq_err *e)
+{
+    const judged *nearest = NULL;
+    char name[48] = "";
+    for (size_t i = 0; i < N_CANDIDATE; i++) {
+        if (!j[i].runs || (nearest && j[i].need >= nearest->need)) continue;
+        nearest = &j[i];
+        name_of(&candidates[i], name);
+    }
+    if (!nearest)
+        return fqi_fail(e, FQ_E_INPUT, NULL, "does-not-fit", "found no format that %s runs on %d GPUs (%s), expected another number of GPUs", j[0].engine[0] ? j[0].engine : "every engine", q->n_gpu, j[0].note);
+    return fqi_fail(e, FQ_E_INPUT, NULL, "does-not-fit", "found %.1f GiB on each of %d GPUs, expected at least %.1f (%s, with a context of %" PRId64 " tokens)", (double)q->memory / GIB, q->n_gpu,
+                    (double)nearest->need / GIB, name, q->context);
+}
+
+fq_status fq_choose(const fq_model *m, int n_gpu, uint64_t gpu_memory_bytes, const char *const *engine, size_t n_engine, int64_t context, fq_choice *out, fq_err *e)
+{
+    const request q = { m, n_gpu, gpu_memory_bytes, engine, n_engine, context > 0 ? context : 8192 };
+    judged j[N_CANDIDATE];
+    fq_choice c = { 0 };
+    if (gpu_memory_bytes == 0) return fqi_fail(e, FQ_E_USAGE, NULL, "gpu-memory", "found 0 bytes, expected the memory of one GPU");
+    for (size_t i = 0; i < N_CANDIDATE; i++) {
+        FQI_TRY(judge(&q, &candidates[i], &j[i], e));
+        if (!j[i].memory_known) return fqi_fail(e, FQ_E_INPUT, NULL, "memory-unknown", "found attention or a vision tower whose memory is not modelled, expected a plain text model: choose with `fitq plan`");
+    }
+    for (size_t first = 0, end; first < N_CANDIDATE; first = end) {
+        for (end = first; end < N_CANDIDATE && candidates[end].bits == candidates[first].bits;) end++;
+        const size_t best = best_of(j, first, end);
+        if (best == end) {
+            say_rejected(&c, &q, &candidates[first], &j[first]);
+            continue;
+        }
+        take(&q, &candidates[best], &j[best], &c);
+        explain_group(&c, j, first, end, best);
+        *out = c;
+        return FQ_OK;
+    }
+    return no_choice(&q, j, e);
+}
