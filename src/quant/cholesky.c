@@ -212,7 +212,7 @@ fq_status fqi_cholesky(const fqi_linalg *la, const fqi_hessian *h, const uint32_
     *lambda = g.lambda;
     if (h->n) factorize(&f);
     if (f.bad < h->n)
-        s = fqi_fail(e, FQ_E_NUMERIC, NULL, "cholesky", "column %u: found pivot %.9g, expected a positive number (damping added %.9g to the diagonal)",
+        s = fqi_fail(e, FQ_E_NUMERIC, NULL, "cholesky", "column %u: found pivot %.9g, expected a positive, finite number (damping added %.9g to the diagonal)",
                      (unsigned)order[f.bad], (double)f.pivot, g.lambda);
 out:
     free(f.panel);

@@ -3,7 +3,7 @@
  * A layer that is quantized sees y, the input that the quantized layers before it make, where the original model sees x. The outputs are
  * nearest in min_Q |W X - Q Y|^2 = constant + tr((Q - W*) H (Q - W*)^T), H = sum y y^T, with W* = W + W C (H + lambda)^-1,
  * C = sum (x - y) y^T (fqi_cross_add). A share a < 1 of the step keeps it from fitting the calibration text
- * (Qronos, arXiv 2505.11695; GPTAQ, arXiv 2504.02692, takes a quarter). */
+ * (a = 1 is the objective of Qronos; GPTAQ, arXiv 2504.02692, takes a quarter of its step). */
 #ifndef FITQ_QUANT_TARGET_H
 #define FITQ_QUANT_TARGET_H
 
