@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -114,29 +113,10 @@ fq_status fqi_file_read(const fqi_file *f, void *buf, size_t n, uint64_t off, fq
     return read_buffered(f, buf, n, off, e);
 }
 
-#if !defined SYS_cachestat && (defined __x86_64__ || defined __aarch64__)
-#define SYS_cachestat 451
-#endif
-
-/* Is all of it in the page cache? Where the kernel does not tell (before 6.5, or somebody else's file): perhaps. */
-static bool may_be_cached(const fqi_file *f, size_t n, uint64_t off)
-{
-#ifdef SYS_cachestat
-    const uint64_t range[2] = { off, n }, page = (uint64_t)sysconf(_SC_PAGESIZE);
-    uint64_t stat[5] = { 0 };   /* pages in the cache, and four more figures about them */
-    if (syscall(SYS_cachestat, f->fd, range, stat, 0) == 0) return stat[0] > (off + n - 1) / page - off / page;
-#endif
-    (void)f, (void)n, (void)off;
-    return true;
-}
-
 /* True if all of it was in the page cache, where it is ten times faster than the disk. Nothing waits, but a miss may make the kernel read
- * ahead behind our back (6.18 does, for a question about a megabyte several), and the direct read that follows waits for that: half the
- * speed. So the question is put in ways that cost less first. A single byte makes it read a few pages. */
+ * ahead behind our back (6.18 does): those bytes are then read twice, the price of asking (docs/performance.md). */
 static bool read_cached(const fqi_file *f, unsigned char *buf, size_t n, uint64_t off)
 {
-    struct iovec one = { .iov_base = buf, .iov_len = 1 };
-    if (!may_be_cached(f, n, off) || preadv2(f->fd, &one, 1, (off_t)off, RWF_NOWAIT) != 1) return false;
     for (size_t got = 0; got < n;) {
         struct iovec v = { .iov_base = buf + got, .iov_len = n - got < CHUNK ? n - got : CHUNK };
         ssize_t k = preadv2(f->fd, &v, 1, (off_t)(off + got), RWF_NOWAIT);
