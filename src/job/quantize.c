@@ -67,6 +67,14 @@ static void set_settings(const fq_quantize_options *o, fqi_quant_settings *s)
     set_grid(o, &s->grid);
 }
 
+/* Biases of gate and up are copied as they are and would not follow their channels. */
+static void keep_order_of_biases(fqi_quantize *q)
+{
+    if (!q->settings.fold || !q->decoder.model.mlp_bias) return;
+    q->settings.fold = false;
+    say(q, FQ_LOG_INFO, "the MLP has biases: its channels keep their order, and are processed by importance");
+}
+
 static void set_expert_floor(fqi_quantize *q)
 {
     const int64_t asked = q->o->min_expert_tokens, width = q->decoder.model.hidden_size;
@@ -154,6 +162,7 @@ static fq_status prepare(fqi_quantize *q, fq_err *e)
     q->n_thread = fqi_n_thread(q->run->n_thread);
     FQI_TRY(make_fitting(q, e));
     FQI_TRY(check_head(q, e));
+    keep_order_of_biases(q);
     set_expert_floor(q);
     hash_options(q);
     FQI_TRY(fqi_modules_find(&q->fitting, q->o->lm_head, &q->modules, e));
