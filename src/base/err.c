@@ -91,6 +91,7 @@ static void begin(fq_err *e, fq_status code, const fqi_where *where, const char 
     e->text[0] = '\0';
     if (where != NULL) {
         if (where->file != NULL) append(e, "%s: ", escape(file, sizeof file, where->file, strlen(where->file)));
+        if (where->line != 0) append(e, "line %llu: ", (unsigned long long)where->line);
         if (where->tensor != NULL) append(e, "tensor %s: ", fqi_escape(name, where->tensor));
         if (where->offset != FQI_NO_OFFSET) append(e, "byte %llu: ", (unsigned long long)where->offset);
     }
@@ -120,6 +121,18 @@ fq_status fqi_fail_sys(fq_err *e, const char *file, const char *what, int err)
     append(e, "%s", strerror_r(err, buf, sizeof buf)); /* GNU variant: the result need not be buf */
     e->sys_errno = err;
     return code;
+}
+
+fq_status fqi_fail_at(fq_err *e, fq_status s, const fqi_where *where, const fq_err *why)
+{
+    if (e == NULL) return s;
+    const fq_err inner = *why; /* it may be *e */
+    *e = inner;
+    if (s == FQ_E_NOMEM) return s;
+    fqi_fail(e, s, where, NULL, "%s", inner.text);
+    memcpy(e->rule, inner.rule, sizeof e->rule);
+    e->sys_errno = inner.sys_errno;
+    return s;
 }
 
 fq_status fqi_fail_nomem(fq_err *e, const char *what)

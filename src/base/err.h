@@ -12,11 +12,12 @@
 #define FQI_NO_OFFSET UINT64_MAX
 #define FQI_NAME_MAX 200 /* bytes of an escaped name in a message, without the NUL */
 
-/* Where it happened. file and tensor may be NULL; offset may be FQI_NO_OFFSET. */
+/* Where it happened. file and tensor may be NULL; offset may be FQI_NO_OFFSET; line counts from 1, 0 = none. */
 typedef struct fqi_where {
     const char *file;
     const char *tensor;
     uint64_t offset;
+    uint64_t line;
 } fqi_where;
 
 #define FQI_AT(f, t, o) (&(fqi_where){ .file = (f), .tensor = (t), .offset = (o) })
@@ -30,6 +31,9 @@ fq_status fqi_fail(fq_err *e, fq_status code, const fqi_where *where, const char
 
 /* The same for a failed system call: code FQ_E_IO, text ends in strerror(err). what: "open", "write", ... */
 fq_status fqi_fail_sys(fq_err *e, const char *file, const char *what, int err);
+/* Hands on a failure that did not know where it happened: status s (not FQ_OK), the place, then the message of why, whose rule stays. Want
+ * of memory has no place: why as it is. */
+fq_status fqi_fail_at(fq_err *e, fq_status s, const fqi_where *where, const fq_err *why);
 /* FQ_E_NOMEM. what: "tensor table", ... */
 fq_status fqi_fail_nomem(fq_err *e, const char *what);
 

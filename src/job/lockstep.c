@@ -204,12 +204,8 @@ static size_t n_row(const place *at) { return at->n_window * at->n; }
 /* Which model and where it was, for a failure that only knows the layer. */
 static fq_status name_model(const lockstep *s, size_t i, fq_status status, const fq_err *why, fq_err *e)
 {
-    if (status == FQ_OK || !e) return status;
-    *e = *why;
-    if (status != FQ_E_NUMERIC) return status;
-    fqi_fail(e, status, FQI_FILE(s->l->ckpt[i]->info.path), NULL, "%s", why->text);
-    memcpy(e->rule, why->rule, sizeof e->rule);
-    return status;
+    if (status == FQ_OK) return status;
+    return fqi_fail_at(e, status, status == FQ_E_NUMERIC ? FQI_FILE(s->l->ckpt[i]->info.path) : NULL, why);
 }
 
 /* ---- the three parts ----------------------------------------------------------------------------------------------- */

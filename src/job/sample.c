@@ -9,33 +9,6 @@
 
 #include "base/mem.h"
 
-/* ---- random numbers: Blackman and Vigna, xoshiro256** 1.0 and splitmix64 (public domain algorithms) ---- */
-
-static uint64_t rotl(uint64_t x, int k) { return x << k | x >> (64 - k); }
-
-static uint64_t splitmix(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-static uint64_t draw(uint64_t s[4])
-{
-    uint64_t result = rotl(s[1] * 5, 7) * 9, t = s[1] << 17;
-    s[2] ^= s[0];
-    s[3] ^= s[1];
-    s[1] ^= s[2];
-    s[0] ^= s[3];
-    s[2] ^= t;
-    s[3] = rotl(s[3], 45);
-    return result;
-}
-
-/* In [0, 1), 53 bits. */
-static double draw_unit(uint64_t s[4]) { return (double)(draw(s) >> 11) * 0x1p-53; }
-
 /* ---- the sampler ---- */
 
 fq_status fqi_sampler_create(double temperature, double top_p, uint64_t seed, size_t n_logit, fqi_sampler *out, fq_err *e)
@@ -44,8 +17,7 @@ fq_status fqi_sampler_create(double temperature, double top_p, uint64_t seed, si
     if (!(temperature >= 0 && temperature <= 1e30))
         return fqi_fail(e, FQ_E_USAGE, NULL, "sampling", "found temperature %g, expected a number of at least 0", temperature);
     if (!(top_p >= 0 && top_p <= 1)) return fqi_fail(e, FQ_E_USAGE, NULL, "sampling", "found top_p %g, expected 0 to 1", top_p);
-    fqi_sampler s = { .temperature = temperature, .top_p = top_p, .n_logit = n_logit };
-    for (size_t i = 0; i < 4; i++) s.state[i] = splitmix(&seed);
+    fqi_sampler s = { .temperature = temperature, .top_p = top_p, .random = fqi_random_seed(seed), .n_logit = n_logit };
     if (temperature > 0) {
         s.weight = fqi_calloc(n_logit, sizeof *s.weight);
         s.heap = fqi_calloc(n_logit, sizeof *s.heap);
@@ -149,7 +121,7 @@ fq_status fqi_sampler_choose(fqi_sampler *s, const float *logits, uint32_t *id, 
         s->weight[i] = exp(((double)logits[i] - max) / s->temperature);
         total += s->weight[i];
     }
-    double u = draw_unit(s->state);
+    double u = fqi_random_unit(&s->random);
     if (s->top_p <= 0 || s->top_p >= 1) {
         *id = walk(s->weight, NULL, s->n_logit, total, u);
         return FQ_OK;

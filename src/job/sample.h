@@ -10,10 +10,11 @@
 #define FITQ_JOB_SAMPLE_H
 
 #include "base/err.h"
+#include "base/random.h"
 
 typedef struct fqi_sampler {
     double temperature, top_p;
-    uint64_t state[4];
+    fqi_random random;   /* may be exchanged between two draws: one sampler serves many sequences then */
     size_t n_logit;
     double *weight;      /* n_logit; NULL when greedy, as the next */
     uint32_t *heap;      /* n_logit */

@@ -14,6 +14,14 @@ typedef struct fqi_windows {
 
 #define FQI_TEXT_MAX_BYTES (UINT64_C(1) << 30)
 
+/* All ids of a text or list, not cut. With has_bos token 0 of every window that is cut from them is to be bos. */
+typedef struct fqi_text_ids { uint32_t *ids; size_t n; bool has_bos; uint32_t bos; } fqi_text_ids;   /* ids: owned, freed with free() */
+
+/* Of t only text or ids (one of them is given) and bos count. Refused as below. */
+fq_status fqi_text_ids_make(const fq_text *t, const char *model_dir, int64_t vocab, size_t least, fqi_text_ids *out, fq_err *e);
+/* At least one window of `least` ids ("text-length"), all below vocab ("token-id"). path: for messages; model_dir: for those about bos. */
+fq_status fqi_text_ids_check(const fqi_text_ids *t, const char *path, const char *model_dir, int64_t vocab, size_t least, fq_err *e);
+
 /* model_dir: its tokenizer.json cuts the text. With neither text nor ids: FQ_E_USAGE, or, if random_ids is set, ids from a
  * fixed generator below vocab. Refused: a text without one full window ("text-length", with both numbers), ids >= vocab ("token-id"),
  * malformed UTF-8, files above FQI_TEXT_MAX_BYTES, what is no regular file. */
