@@ -22,6 +22,9 @@ typedef struct fqi_config {
 fq_status fqi_config_parse(const char *text, size_t n, const char *file, fqi_config *out, fq_err *e);
 fq_status fqi_config_load(const char *path, fqi_config *out, fq_err *e);
 void fqi_config_free(fqi_config *c);
+/* The object that says how weights are quantized ("quantization_config", or its older name), borrowed; NULL: there is none. Its numbers are in
+ * the model's quant... members; formats and rules for single modules are only here. */
+const json_t *fqi_config_quant(const fqi_config *c);
 
 /* Where this file keeps a member of fq_fit or fq_model ("moe_intermediate_size", "head_dim", ...), as paths for fqi_json_edit: the key may
  * have another name in the family (mixtral: "intermediate_size"), and a multimodal config may hold a copy at the top and in

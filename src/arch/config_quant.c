@@ -151,9 +151,18 @@ static fq_status read_other(const fqi_reader *r, const json_t *q, fq_err *e)
     return FQ_OK;
 }
 
+static const char *const place[] = { "quantization_config", "compression_config" };   /* the second is the older name */
+
+const json_t *fqi_config_quant(const fqi_config *c)
+{
+    const char *key = c->family && c->family->text_config[0] ? c->family->text_config : "text_config";
+    const fqi_reader r = { .root = c->root, .sub = c->text_in_sub ? json_object_get(c->root, key) : NULL };
+    const json_t *q = fqi_reader_find(&r, place[0]);
+    return q ? q : fqi_reader_find(&r, place[1]);
+}
+
 fq_status fqi_reader_quant(const fqi_reader *r, fq_err *e)
 {
-    static const char *const place[] = { "quantization_config", "compression_config" };   /* the second is the older name */
     const json_t *q = fqi_reader_find(r, place[0]);
     const char *where = q ? place[0] : place[1], *name;
     if (!q) q = fqi_reader_find(r, place[1]);

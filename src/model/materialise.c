@@ -1,5 +1,5 @@
-/* materialise.c - what a weight is made from: today the elements of one dense tensor, as stored or rounded to the type an engine would
- * hold. Packed modules will be unpacked here, and nowhere else.
+/* materialise.c - a weight from the elements of one dense tensor, as stored or rounded to the type an engine would hold. Those that are
+ * made from codes are in unpack.c, which reads its tensors here.
  *
  * Bytes come through the gatherer, which knows containers, strides and byte orders. Every element is checked: a NaN or infinity in a
  * weight makes everything that is computed from it meaningless, so it is an error with its place, not a result. */
@@ -63,13 +63,14 @@ static fq_status open_shard(fqi_materialiser *m, size_t shard, fq_err *e)
 
 uint64_t fqi_materialiser_bytes(const fqi_weights_table *t)
 {
-    return (t->gathers ? fqi_slot_memory(t->chunk) : fqi_slot_memory_plain(t->chunk)) + FQI_WEIGHTS_BLOCK * sizeof(float);
+    return (t->gathers ? fqi_slot_memory(t->chunk) : fqi_slot_memory_plain(t->chunk)) + FQI_WEIGHTS_BLOCK * sizeof(float) + fqi_unpacker_bytes(t);
 }
 
 fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, const fqi_weights_options *o, const fqi_weights_table *t, fqi_open_shards *open, fq_err *e)
 {
     *m = (fqi_materialiser){ .ckpt = c, .served = o->served, .io = o->run->io, .open = open };
     FQI_TRY(fqi_kernels_choose(&m->kernel, e));
+    FQI_TRY(fqi_unpacker_init(&m->unpacker, t, e));
     FQI_TRY(t->gathers ? fqi_slot_init(&m->slot, t->chunk, e) : fqi_slot_init_plain(&m->slot, t->chunk, e));
     m->wide = malloc(FQI_WEIGHTS_BLOCK * sizeof *m->wide);
     return m->wide ? FQ_OK : fqi_fail_nomem(e, "buffer for weights");
@@ -83,6 +84,7 @@ void fqi_materialiser_free(fqi_materialiser *m)
         pthread_mutex_unlock(&m->open->lock);
     }
     fqi_slot_free(&m->slot);
+    fqi_unpacker_free(&m->unpacker);
     free(m->wide);
     m->wide = NULL;
 }
@@ -156,8 +158,8 @@ static inline uint16_t f16_bits(float x)
     return (uint16_t)((u >> 16 & 0x8000u) | half);
 }
 
-/* Exact: x holds numbers of the type, or infinities. Without branches and by a number that is known, so that compilers make vectors of it. */
-static void narrow(const float *restrict x, fq_dtype type, uint16_t *restrict out, size_t n)
+/* Without branches and by a number that is known, so that compilers make vectors of it. */
+void fqi_weights_narrow(const float *restrict x, fq_dtype type, uint16_t *restrict out, size_t n)
 {
     enum { STEP = 32 };
     size_t i = 0;
@@ -196,7 +198,7 @@ static void convert(fqi_materialiser *m, fq_dtype stored, fq_dtype held, const v
         return;
     }
     if (held == FQ_DTYPE_F32) memcpy(to, m->wide, n * sizeof(float));
-    else narrow(m->wide, held, (uint16_t *)(void *)to, n);
+    else fqi_weights_narrow(m->wide, held, (uint16_t *)(void *)to, n);
 }
 
 /* The tensor with only some rows of its first dimension. */
@@ -231,6 +233,52 @@ static fq_status name_tensor(const fqi_tensor *t, const char *path, fq_status s,
     memcpy(e->rule, plain.rule, sizeof e->rule);
     e->sys_errno = plain.sys_errno;
     return s;
+}
+
+/* The tensor `t`, which is all or a part of `whole`, as it is stored. */
+static fq_status read_run(fqi_materialiser *m, const fqi_tensor *whole, const fqi_tensor *t, unsigned char *out, fq_err *e)
+{
+    fqi_gather g;
+    if (t->bytes == 0) return FQ_OK;
+    FQI_TRY(fqi_gather_begin(&g, m->file, t, NULL, t->bytes, e));
+    do {
+        if (stopped(m)) return fqi_fail(e, FQ_E_CANCELLED, NULL, NULL, "stopped");
+        const fq_status s = fqi_gather_fill(&g, &m->slot, e);
+        if (s != FQ_OK) return name_tensor(whole, m->file->path, s, e);
+        fqi_slot_assemble(&m->slot);
+        memcpy(out, m->slot.data, m->slot.bytes);
+        out += m->slot.bytes;
+        __atomic_fetch_add(&m->bytes_read, m->slot.bytes, __ATOMIC_RELAXED);
+    } while (!m->slot.last);
+    return FQ_OK;
+}
+
+fq_status fqi_materialiser_read(fqi_materialiser *m, const fqi_view *v, void *out, fq_err *e)
+{
+    const fqi_tensor *whole = v->tensor;
+    const uint64_t size = size_of((fq_dtype)whole->dtype);
+    const int64_t step = whole->rank < 2 ? 1 : whole->shape[1];
+    int64_t shape[2] = { v->n_row, v->n_col };
+    fqi_tensor t = *whole;
+    t.shape = shape;
+    t.bytes = (uint64_t)v->n_row * (uint64_t)v->n_col * size;
+    FQI_TRY(open_shard(m, t.shard, e));
+    if (t.stride) {
+        t.off += (uint64_t)(v->row * t.stride[0] + (t.rank < 2 ? 0 : v->col * t.stride[1])) * size;
+        return read_run(m, whole, &t, out, e);
+    }
+    if (v->n_col == step) {
+        t.off += (uint64_t)(v->row * step) * size;
+        return read_run(m, whole, &t, out, e);
+    }
+    t.rank = 1;
+    shape[0] = v->n_col;
+    t.bytes = (uint64_t)v->n_col * size;
+    for (int64_t r = 0; r < v->n_row; r++) {
+        t.off = whole->off + (uint64_t)((v->row + r) * step + v->col) * size;
+        FQI_TRY(read_run(m, whole, &t, (unsigned char *)out + (uint64_t)r * t.bytes, e));
+    }
+    return FQ_OK;
 }
 
 fq_status fqi_materialise_rows(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fqi_weight_faults *f, fq_err *e)

@@ -54,8 +54,9 @@ struct fqi_weights {
 
 /* ---- filling a slot (filler thread) ------------------------------------------------------------------------------ */
 
-static fqi_matrix matrix_at(const fqi_tensor *t, fq_dtype served, const void *data)
+static fqi_matrix matrix_at(const fqi_tensor *t, const fqi_quant_module *q, fq_dtype served, const void *data)
 {
+    if (q) return (fqi_matrix){ .data = data, .rows = q->rows, .cols = q->cols, .dtype = fqi_weight_held(FQ_DTYPE_F32, served) };
     return (fqi_matrix){ .data = data, .rows = t->shape[0], .cols = t->shape[1], .dtype = fqi_weight_held((fq_dtype)t->dtype, served) };
 }
 
@@ -88,7 +89,7 @@ static void hand_out(const fqi_weights *w, const fqi_weight_item *x, slot *s, fq
         const float *v = (const float *)(const void *)data;
         memcpy(member, &v, sizeof v);
     } else {
-        fqi_matrix m = matrix_at(t, w->o.served, data);
+        fqi_matrix m = matrix_at(t, fqi_weight_module(&w->table, x->module), w->o.served, data);
         memcpy(member, &m, sizeof m);
     }
 }
@@ -99,7 +100,9 @@ static void want_item(const void *user, size_t i, fqi_weight_want *out)
 {
     const into *o = user;
     const fqi_weight_item *x = &o->item[i];
-    *out = (fqi_weight_want){ .tensor = x->tensor, .n = o->w->ckpt->tensor[x->tensor].shape[0], .as_float = x->kind == FQI_WEIGHT_VECTOR, .out = o->memory + x->at };
+    const fqi_quant_module *q = fqi_weight_module(&o->w->table, x->module);
+    *out = (fqi_weight_want){ .tensor = x->tensor, .module = q, .n = q ? q->rows : o->w->ckpt->tensor[x->tensor].shape[0], .as_float = x->kind == FQI_WEIGHT_VECTOR,
+                              .out = o->memory + x->at };
 }
 
 static fq_status fill(fqi_weights *w, slot *s, int64_t layer, fq_err *e)
@@ -270,19 +273,22 @@ static void want_as_is(const void *user, size_t i, fqi_weight_want *out) { *out 
 fq_status fqi_weights_head(fqi_weights *w, int64_t row, int64_t n, fqi_matrix *out, fq_err *e)
 {
     const fqi_tensor *t = &w->ckpt->tensor[w->table.head];
-    if (row < 0 || n < 0 || n > w->o.head_rows || row > t->shape[0] - n)
+    const fqi_quant_module *q = fqi_weight_module(&w->table, w->table.head_module);
+    fqi_matrix all = matrix_at(t, q, w->o.served, w->head);
+    if (row < 0 || n < 0 || n > w->o.head_rows || row > all.rows - n)
         return fqi_fail(e, FQ_E_USAGE, NULL, "head-rows", "found rows %" PRId64 " + %" PRId64 ", expected at most %" PRId64 " of %" PRId64, row, n,
-                        w->o.head_rows, t->shape[0]);
+                        w->o.head_rows, all.rows);
     if (row < w->head_row || row + n > w->head_row + w->head_n) {
         w->head_n = 0;
-        const fqi_weight_want want = { .tensor = w->table.head, .row = row, .n = n, .out = w->head };
+        const fqi_weight_want want = { .tensor = w->table.head, .module = q, .row = row, .n = n, .out = w->head };
         fqi_load load = { .n = 1, .want = want_as_is, .user = &want, .together = 1 };
         FQI_TRY(fqi_readers_run(&w->readers, FQI_WAITER_CALLER, &w->caller, &load, e));
         w->head_row = row;
         w->head_n = n;
     }
-    *out = (fqi_matrix){ .data = w->head + (uint64_t)(row - w->head_row) * w->table.head_row_bytes, .rows = n, .cols = t->shape[1],
-                         .dtype = fqi_weight_held((fq_dtype)t->dtype, w->o.served) };
+    all.data = w->head + (uint64_t)(row - w->head_row) * w->table.head_row_bytes;
+    all.rows = n;
+    *out = all;
     return FQ_OK;
 }
 
@@ -295,7 +301,7 @@ uint64_t fqi_weights_bytes_read(const fqi_weights *w)
 
 static uint64_t fixed_bytes(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_table *t)
 {
-    return sizeof(fqi_weights) + 2 * fqi_materialiser_bytes(t) + fqi_readers_bytes(t) + c->n_tensor * sizeof *t->item +
+    return sizeof(fqi_weights) + 2 * fqi_materialiser_bytes(t) + fqi_readers_bytes(t) + c->n_tensor * sizeof *t->item + t->n_module * sizeof *t->module +
            ((uint64_t)d->model.num_hidden_layers + 1) * (sizeof *t->first + sizeof(slot)) + (uint64_t)d->model.hidden_size * sizeof(float);
 }
 

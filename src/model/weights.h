@@ -2,12 +2,13 @@
  *
  *     reading threads: layer i + 1 -> free slot          caller: computes with layer i
  *
- * A slot holds one layer as stored (bf16 stays bf16), or rounded to the type that an engine would hold (served). With as many slots as
+ * A slot holds one layer as stored (bf16 stays bf16), or rounded to the type that an engine would hold (served). A linear layer or an output
+ * head that is stored as codes (checkpoint/quantized.h) is held as the numbers they stand for: F32, four bytes a weight, or served. With as many slots as
  * layers everything stays in memory and is read once (generation); with two, reading and computing overlap; with one they
  * take turns. Every weight that is read is checked: NaN or infinity is FQ_E_NUMERIC with tensor, index and count.
  *
- * Small vectors (norms, biases) are handed out as float. What a module's weight is made from is decided in one place
- * (materialise): dense tensors today; packed ones belong there. Quantized checkpoints are refused until then.
+ * Small vectors (norms, biases) are handed out as float. What a module's weight is made from is decided when it is found: a dense tensor
+ * (materialise.c) or the parts of a quantized module (unpack.c).
  *
  * One object serves one caller at a time; streams that compute with the same weights in another order share it. */
 #ifndef FITQ_MODEL_WEIGHTS_H
@@ -42,8 +43,9 @@ typedef struct fqi_weights_options {
     const fq_run *run;    /* io and cancelled; not NULL */
 } fqi_weights_options;
 
-/* c and d outlive *out. Finds every tensor that the forward pass needs, checks that it is there and dense ("weight-missing", "weight-quantized"),
- * its shape and its dtype (F32, F16, BF16; others are FQ_E_INPUT, "weight-dtype") and allocates the slots. Reads nothing. */
+/* c and d outlive *out. Finds every tensor that the forward pass needs, checks that it is there ("weight-missing"), dense or a module that
+ * fqi_quant_module_find accepts ("weight-quantized", and its rules), its shape and its dtype (F32, F16, BF16; others are FQ_E_INPUT,
+ * "weight-dtype") and allocates the slots. Reads nothing. */
 fq_status fqi_weights_create(const fq_ckpt *c, const fqi_decoder *d, const fqi_weights_options *o, fqi_weights **out, fq_err *e);
 void fqi_weights_free(fqi_weights *w);    /* NULL is fine; stops the threads */
 

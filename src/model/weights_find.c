@@ -1,8 +1,9 @@
 /* weights_find.c - from bound tensors to a table of what each layer needs and where it lies in a slot.
  *
  * Roles are the words of arch/family.h, so no family is named here. What is checked here is what everything behind relies on: that every
- * weight which the pass uses is there once, dense, of its shape, and of a type that it computes with. Other tensors of the folder (vision
- * towers, rotary buffers, biases that config.json does not announce, the head of a tied model) are left alone. */
+ * weight which the pass uses is there once, of its shape, and dense of a type that it computes with, or codes of a linear layer or the
+ * output head that can be read. Codes stand in for the row of their module's weight. Other tensors of the folder (vision towers, rotary
+ * buffers, biases that config.json does not announce, the head of a tied model) are left alone. */
 #include "model/weights_table.h"
 
 #include <inttypes.h>
@@ -80,45 +81,101 @@ static fq_status check_tensor(const fq_ckpt *c, const fqi_decoder *d, size_t i, 
     return FQ_OK;
 }
 
-/* Codes or scales of a linear layer: its numbers are not read yet. Scales of the KV cache stand beside dense weights. */
-static fq_status check_dense(const fq_ckpt *c, fq_err *e)
+/* What is looked at: bound is the catalogue's, with a row for codes too. */
+typedef struct finder { const fq_ckpt *c; const fqi_decoder *d; fqi_bound *bound; size_t n_codes; } finder;
+
+static bool is_codes(const fq_ckpt *c, size_t i)
 {
-    size_t found = SIZE_MAX;
-    fqi_packed p, first = { 0 };
-    for (size_t i = 0; i < c->n_tensor && (found == SIZE_MAX || first.part != FQI_PART_CODES); i++) {
-        if (c->bound[i].row || c->bound[i].layer < 0 || !fqi_packed_split(c->tensor[i].name, &p)) continue;
-        if (p.part != FQI_PART_CODES && (found != SIZE_MAX || strncmp(p.suffix, ".weight_", 8) != 0)) continue;
-        found = i;
-        first = p;
+    fqi_packed p;
+    return fqi_packed_split(c->tensor[i].name, &p) && p.part == FQI_PART_CODES;
+}
+
+static fq_status bind_codes(finder *f, fq_err *e)
+{
+    const fq_ckpt *c = f->c;
+    f->bound = fqi_calloc(c->n_tensor, sizeof *f->bound);
+    if (!f->bound) return fqi_fail_nomem(e, "table of weights");
+    memcpy(f->bound, c->bound, c->n_tensor * sizeof *f->bound);
+    for (size_t i = 0; i < c->n_tensor; i++) {
+        if (f->bound[i].row || !is_codes(c, i) || !fqi_packed_bind(f->d->family, &c->naming, c->tensor[i].name, &f->bound[i])) continue;
+        f->n_codes++;
     }
-    if (found == SIZE_MAX) return FQ_OK;
-    const fqi_tensor *t = &c->tensor[found];
-    char module[FQI_NAME_MAX + 1], raw[FQI_NAME_MAX + 1];
-    (void)snprintf(raw, sizeof raw, "%.*s", (int)(first.n_module < FQI_NAME_MAX ? first.n_module : FQI_NAME_MAX), t->name);
-    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->shard[t->shard].path), "weight-quantized",
-                    "module %s: found %s in %s, expected a dense weight: quantized weights are not run yet", fqi_escape(module, raw), first.suffix + 1,
-                    fq_dtype_name((fq_dtype)t->dtype));
+    if (f->n_codes > 0 || f->d->model.quant == FQ_QUANT_NONE) return FQ_OK;
+    char shown[FQI_NAME_MAX + 1];
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "quantization-config", "found no packed weights, expected some: config.json says that they are quantized with \"%s\"",
+                    fqi_escape(shown, f->d->model.quant_name));
+}
+
+static fq_status refuse_part(const fq_ckpt *c, const fqi_tensor *t, const fqi_packed *p, const char *expected, fq_err *e)
+{
+    char module[FQI_NAME_MAX + 1];
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->shard[t->shard].path), "weight-quantized", "module %s: found %s in %s, expected %s", fqi_escape_n(module, t->name, p->n_module),
+                    p->suffix + 1, fq_dtype_name((fq_dtype)t->dtype), expected);
+}
+
+/* Scales without codes: an FP8 or int8 weight with a dense name, which must not pass for its numbers. Scales of the KV cache stand beside
+ * dense weights and change none. */
+static fq_status check_parts(const finder *f, fq_err *e)
+{
+    const fq_ckpt *c = f->c;
+    fqi_packed p;
+    char codes[1024];
+    for (size_t i = 0; i < c->n_tensor; i++) {
+        const fqi_tensor *t = &c->tensor[i];
+        if (f->bound[i].row || !f->bound[i].canonical || !fqi_packed_split(t->name, &p) || strncmp(p.suffix, ".weight_", 8) != 0) continue;
+        const int n = snprintf(codes, sizeof codes, "%.*s.weight_packed", (int)(p.n_module < sizeof codes ? p.n_module : sizeof codes), t->name);
+        if (n > 0 && (size_t)n < sizeof codes && fqi_ckpt_find(c, codes) != SIZE_MAX) continue;
+        return refuse_part(c, t, &p, "a dense weight without it, or codes", e);
+    }
+    return FQ_OK;
+}
+
+/* The quantized module whose codes are tensor i; its number in *module. */
+static fq_status add_module(const finder *f, size_t i, fqi_weights_table *t, size_t *module, fq_err *e)
+{
+    const fqi_tensor *codes = &f->c->tensor[i];
+    const fqi_row *row = f->bound[i].row;
+    const struct role *role = role_of(row->role);
+    fqi_packed p;
+    char name[1024];
+    int64_t length[2];
+    bool found;
+    if (!fqi_packed_split(codes->name, &p) || p.n_module + sizeof ".weight" > sizeof name) return fqi_fail_nomem(e, "names");   /* bound: it is one, and not longer */
+    if (row->rank != 2 || (row->scope != FQI_HEAD && (!role || role->kind != FQI_WEIGHT_MATRIX))) return refuse_part(f->c, codes, &p, "a dense weight: only linear layers are codes", e);
+    (void)snprintf(name, sizeof name, "%.*s.weight", (int)p.n_module, codes->name);
+    for (size_t k = 0; k < 2; k++) {
+        length[k] = fqi_axis_length(&f->d->model, (fqi_axis)row->dim[k].axis);
+        if (row->dim[k].parts > 1 && !fqi_mul_i64(length[k], row->dim[k].parts, &length[k])) length[k] = 0;
+    }
+    fqi_quant_module *m = &t->module[t->n_module];
+    FQI_TRY(fqi_quant_module_find(f->c, name, length[0], length[1], &found, m, e));
+    if (!found || m->codes != codes) return refuse_part(f->c, codes, &p, "one set of codes", e);
+    if (m->cols > t->module_cols) t->module_cols = m->cols;
+    *module = t->n_module++;
+    return FQ_OK;
 }
 
 /* fq_ckpt_check says the same with more words; here it keeps a caller who did not ask from a NULL. */
-static fq_status check_complete(const fq_ckpt *c, const fqi_decoder *d, fq_err *e)
+static fq_status check_complete(const finder *f, fq_err *e)
 {
+    const fqi_decoder *d = f->d;
     fqi_misfit miss;
     size_t n;
     char name[512], shown[FQI_NAME_MAX + 1];
-    FQI_TRY(fqi_bind_check(d->family, &d->model, d->sparse, c->bound, c->n_tensor, &miss, 1, &n, e));
+    FQI_TRY(fqi_bind_check(d->family, &d->model, d->sparse, f->bound, f->c->n_tensor, &miss, 1, &n, e));
     if (n == 0) return FQ_OK;
     fqi_row_name(d->family, miss.row, miss.layer, miss.expert, name, sizeof name);
-    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), miss.kind == FQI_MISSING ? "weight-missing" : "weight-without-place",
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(f->c->info.path), miss.kind == FQI_MISSING ? "weight-missing" : "weight-without-place",
                     miss.kind == FQI_MISSING ? "found no %s, expected one" : miss.kind == FQI_TWO_FORMS ? "found %s and experts one by one too, expected one form"
                                                                                                           : "found %s, which config.json has no place for",
                     fqi_escape(shown, name));
 }
 
 /* Is tensor i a weight of a layer that the pass uses? */
-static const struct role *wanted(const fq_ckpt *c, const fqi_decoder *d, size_t i)
+static const struct role *wanted(const finder *f, size_t i)
 {
-    const fqi_bound *b = &c->bound[i];
+    const fqi_decoder *d = f->d;
+    const fqi_bound *b = &f->bound[i];
     if (!b->row || b->layer < 0 || b->layer >= d->model.num_hidden_layers) return NULL;
     if (b->row->need != FQI_OPTIONAL && !fqi_row_expected(b->row, &d->model, b->layer, d->sparse)) return NULL;
     const struct role *r = role_of(b->row->role);
@@ -126,46 +183,56 @@ static const struct role *wanted(const fq_ckpt *c, const fqi_decoder *d, size_t 
 }
 
 /* By layer, and then as they lie in the files: each file is opened once for a layer and read forward. */
-static int by_layer(const void *a, const void *b, void *ckpt)
+static int by_layer(const void *a, const void *b, void *of)
 {
-    const fq_ckpt *c = ckpt;
+    const finder *f = of;
+    const fq_ckpt *c = f->c;
     const fqi_weight_item *x = a, *y = b;
     const fqi_tensor *s = &c->tensor[x->tensor], *t = &c->tensor[y->tensor];
-    int64_t i = c->bound[x->tensor].layer, j = c->bound[y->tensor].layer;
+    int64_t i = f->bound[x->tensor].layer, j = f->bound[y->tensor].layer;
     if (i != j) return i < j ? -1 : 1;
     if (s->shard != t->shard) return s->shard < t->shard ? -1 : 1;
     return s->off < t->off ? -1 : s->off > t->off;
 }
 
-static fq_status collect(const fq_ckpt *c, const fqi_decoder *d, fqi_weights_table *t, fq_err *e)
+static fq_status collect(finder *f, fqi_weights_table *t, fq_err *e)
 {
+    const fq_ckpt *c = f->c;
     t->item = fqi_calloc(c->n_tensor, sizeof *t->item);
-    t->first = fqi_calloc((size_t)d->model.num_hidden_layers + 1, sizeof *t->first);
+    t->first = fqi_calloc((size_t)f->d->model.num_hidden_layers + 1, sizeof *t->first);
     if (!t->item || !t->first) return fqi_fail_nomem(e, "table of weights");
     for (size_t i = 0; i < c->n_tensor; i++) {
-        const struct role *r = wanted(c, d, i);
+        const struct role *r = wanted(f, i);
+        size_t module = FQI_NO_MODULE;
         if (!r) continue;
-        FQI_TRY(check_tensor(c, d, i, e));
-        t->item[t->n_item++] = (fqi_weight_item){ .tensor = (uint32_t)i, .kind = r->kind, .of_expert = r->of_expert, .member = r->member,
-                                                  .expert = (int32_t)c->bound[i].expert };
+        FQI_TRY(is_codes(c, i) ? add_module(f, i, t, &module, e) : check_tensor(c, f->d, i, e));
+        t->item[t->n_item++] = (fqi_weight_item){ .tensor = (uint32_t)i, .module = module, .kind = r->kind, .of_expert = r->of_expert, .member = r->member,
+                                                  .expert = (int32_t)f->bound[i].expert };
     }
-    qsort_r(t->item, t->n_item, sizeof *t->item, by_layer, (void *)(uintptr_t)c);
+    qsort_r(t->item, t->n_item, sizeof *t->item, by_layer, f);
     return FQ_OK;
 }
 
-/* Places in the slot, and where each layer's items begin. */
-static fq_status place(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_table *t, fq_err *e)
+static bool item_bytes(const fq_ckpt *c, const fqi_weights_table *t, const fqi_weight_item *x, fq_dtype served, uint64_t *out)
 {
-    const size_t n_layer = (size_t)d->model.num_hidden_layers;
+    const fqi_quant_module *q = fqi_weight_module(t, x->module);
+    *out = q ? 0 : held_bytes(&c->tensor[x->tensor], served, x->kind == FQI_WEIGHT_VECTOR);
+    return !q || (fqi_mul_u64((uint64_t)q->rows, (uint64_t)q->cols, out) && fqi_mul_u64(*out, fq_dtype_bits(fqi_weight_held(FQ_DTYPE_F32, served)) / 8, out));
+}
+
+/* Places in the slot, and where each layer's items begin. */
+static fq_status place(const finder *f, fq_dtype served, fqi_weights_table *t, fq_err *e)
+{
+    const size_t n_layer = (size_t)f->d->model.num_hidden_layers;
     size_t i = 0;
     for (size_t l = 0; l < n_layer; l++) {
         uint64_t at = 0;
         t->first[l] = i;
-        for (; i < t->n_item && c->bound[t->item[i].tensor].layer == (int64_t)l; i++) {
+        for (; i < t->n_item && f->bound[t->item[i].tensor].layer == (int64_t)l; i++) {
             fqi_weight_item *x = &t->item[i];
             x->at = at;
-            x->bytes = held_bytes(&c->tensor[x->tensor], served, x->kind == FQI_WEIGHT_VECTOR);
-            if (!fqi_add_u64(at, aligned(x->bytes), &at) || at > SIZE_MAX / 2) return fqi_fail_nomem(e, "weights of a layer");
+            if (!item_bytes(f->c, t, x, served, &x->bytes) || x->bytes > SIZE_MAX / 2 || !fqi_add_u64(at, aligned(x->bytes), &at) || at > SIZE_MAX / 2)
+                return fqi_fail_nomem(e, "weights of a layer");
         }
         if (at > t->slot_bytes) t->slot_bytes = at;
     }
@@ -173,34 +240,46 @@ static fq_status place(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, 
     return FQ_OK;
 }
 
-static fq_status find_body(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_table *t, fq_err *e)
+static fq_status find_body(const finder *f, fq_dtype served, fqi_weights_table *t, fq_err *e)
 {
+    const fq_ckpt *c = f->c;
     const struct { const char *role; size_t *out; } want[] = { { "embed_tokens", &t->embed }, { "norm", &t->norm }, { "lm_head", &t->head } };
-    const size_t n_want = d->model.tie_word_embeddings ? 2 : 3;
+    const size_t n_want = f->d->model.tie_word_embeddings ? 2 : 3;
+    t->head_module = FQI_NO_MODULE;
     for (size_t k = 0; k < n_want; k++) {
         *want[k].out = SIZE_MAX;
         for (size_t i = 0; i < c->n_tensor; i++)
-            if (c->bound[i].row && strcmp(c->bound[i].row->role, want[k].role) == 0) *want[k].out = i;
+            if (f->bound[i].row && strcmp(f->bound[i].row->role, want[k].role) == 0) *want[k].out = i;
         if (*want[k].out == SIZE_MAX)
             return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "weight-missing", "found no %s, expected one", want[k].role);
-        FQI_TRY(check_tensor(c, d, *want[k].out, e));
+        FQI_TRY(is_codes(c, *want[k].out) ? add_module(f, *want[k].out, t, &t->head_module, e) : check_tensor(c, f->d, *want[k].out, e));
     }
-    if (d->model.tie_word_embeddings) t->head = t->embed;   /* as transformers does, whatever else is stored */
+    if (f->d->model.tie_word_embeddings) t->head = t->embed;   /* as transformers does, whatever else is stored */
     const fqi_tensor *h = &c->tensor[t->head];
-    t->head_row_bytes = (uint64_t)h->shape[1] * fq_dtype_bits(fqi_weight_held((fq_dtype)h->dtype, served)) / 8;
+    const fqi_quant_module *q = fqi_weight_module(t, t->head_module);
+    t->head_row_bytes = (uint64_t)(q ? q->cols : h->shape[1]) * fq_dtype_bits(fqi_weight_held(q ? FQ_DTYPE_F32 : (fq_dtype)h->dtype, served)) / 8;
     return FQ_OK;
+}
+
+static void measure_tensor(const fqi_tensor *x, fqi_weights_table *t, uint64_t *largest)
+{
+    if (!x) return;
+    if (x->bytes > *largest) *largest = x->bytes;
+    t->gathers = t->gathers || x->stride || x->byteswap;
 }
 
 /* Small models need small buffers. */
 static void measure_chunk(const fq_ckpt *c, fqi_weights_table *t)
 {
-    uint64_t largest = c->tensor[t->head].bytes;
-    const size_t body[] = { t->embed, t->norm, t->head };
-    for (size_t i = 0; i < sizeof body / sizeof *body; i++) t->gathers = t->gathers || c->tensor[body[i]].stride || c->tensor[body[i]].byteswap;
-    for (size_t i = 0; i < t->n_item; i++) {
-        const fqi_tensor *x = &c->tensor[t->item[i].tensor];
-        if (x->bytes > largest) largest = x->bytes;
-        t->gathers = t->gathers || x->stride || x->byteswap;
+    uint64_t largest = 0, unused = 0;
+    measure_tensor(&c->tensor[t->head], t, &largest);
+    measure_tensor(&c->tensor[t->embed], t, &unused);
+    measure_tensor(&c->tensor[t->norm], t, &unused);
+    for (size_t i = 0; i < t->n_item; i++) measure_tensor(&c->tensor[t->item[i].tensor], t, &largest);
+    for (size_t i = 0; i < t->n_module; i++) {
+        const fqi_quant_module *q = &t->module[i];
+        const fqi_tensor *part[] = { q->codes, q->scale, q->zero, q->order, q->shape };
+        for (size_t k = 0; k < sizeof part / sizeof *part; k++) measure_tensor(part[k], t, &largest);
     }
     t->chunk = largest < FQI_WEIGHTS_CHUNK ? ((size_t)largest + FQI_IO_ALIGN - 1) / FQI_IO_ALIGN * FQI_IO_ALIGN : FQI_WEIGHTS_CHUNK;
 }
@@ -209,18 +288,29 @@ void fqi_weights_table_free(fqi_weights_table *t)
 {
     free(t->item);
     free(t->first);
+    free(t->module);
     *t = (fqi_weights_table){ 0 };
+}
+
+static fq_status find_all(finder *f, fq_dtype served, fqi_weights_table *t, fq_err *e)
+{
+    FQI_TRY(bind_codes(f, e));
+    FQI_TRY(check_parts(f, e));
+    FQI_TRY(check_complete(f, e));
+    t->module = fqi_calloc(f->n_codes, sizeof *t->module);
+    if (!t->module) return fqi_fail_nomem(e, "table of weights");
+    FQI_TRY(find_body(f, served, t, e));
+    FQI_TRY(collect(f, t, e));
+    return place(f, served, t, e);
 }
 
 fq_status fqi_weights_find(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_table *out, fq_err *e)
 {
     fqi_weights_table t = { 0 };
+    finder f = { .c = c, .d = d };
     if (!c->bound) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "unknown-family", "found a checkpoint of an unknown family, expected a known one");
-    FQI_TRY(check_dense(c, e));
-    FQI_TRY(check_complete(c, d, e));
-    fq_status s = find_body(c, d, served, &t, e);
-    if (s == FQ_OK) s = collect(c, d, &t, e);
-    if (s == FQ_OK) s = place(c, d, served, &t, e);
+    const fq_status s = find_all(&f, served, &t, e);
+    free(f.bound);
     if (s != FQ_OK) {
         fqi_weights_table_free(&t);
         return s;

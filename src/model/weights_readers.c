@@ -18,7 +18,7 @@
 
 typedef struct part {
     size_t first, n;       /* wants */
-    int64_t row, n_row;    /* of the only one; n_row 0: all rows of each */
+    int64_t row, n_row;    /* of the only one, rows, or units of a module; n_row 0: all of each */
     uint64_t number;       /* in the order of taking */
 } part;
 
@@ -40,15 +40,24 @@ static bool take(const fqi_readers *r, const fq_ckpt *c, fqi_load *l, part *p)
     }
     fqi_weight_want x;
     l->want(l->user, p->first, &x);
-    const uint64_t each = row_bytes(&c->tensor[x.tensor]), fit = each ? r->chunk / each : 0;
-    const int64_t left = x.n - l->next_row;
+    uint64_t each = row_bytes(&c->tensor[x.tensor]);
+    const int64_t all = x.module ? fqi_module_units(x.module, x.n, &each) : x.n, left = all - l->next_row;
+    const uint64_t fit = each ? r->chunk / each : 0;
     p->row = l->next_row;
     p->n_row = fit > (uint64_t)left ? left : fit > 0 ? (int64_t)fit : left > 0;
     l->next_row += p->n_row;
-    if (l->next_row < x.n) return true;
+    if (l->next_row < all) return true;
     l->next++;
     l->next_row = 0;
     return true;
+}
+
+static fq_status read_module(fqi_materialiser *m, const fqi_weight_want *x, const part *p, fq_err *e)
+{
+    uint64_t bytes;
+    fqi_module_rows rows = { .row = x->row, .n = x->n, .unit = p->row, .n_unit = p->n_row };
+    if (p->n_row == 0) rows.n_unit = fqi_module_units(x->module, x->n, &bytes);
+    return x->n == 0 ? FQ_OK : fqi_materialise_module(m, x->module, &rows, x->out, e);
 }
 
 static void read_part(fqi_materialiser *m, const fqi_load *l, const part *p, result *out)
@@ -57,6 +66,12 @@ static void read_part(fqi_materialiser *m, const fqi_load *l, const part *p, res
     for (size_t i = p->first; i < p->first + p->n && !out->faulty; i++) {
         fqi_weight_want x;
         l->want(l->user, i, &x);
+        out->at = i;
+        if (x.module) {
+            out->status = read_module(m, &x, p, &out->err);
+            if (out->status != FQ_OK) return;
+            continue;
+        }
         if (p->n == 1) {
             const fqi_tensor *t = &m->ckpt->tensor[x.tensor];
             const fq_dtype stored = (fq_dtype)t->dtype, held = x.as_float ? FQ_DTYPE_F32 : fqi_weight_held(stored, m->served);
@@ -64,7 +79,6 @@ static void read_part(fqi_materialiser *m, const fqi_load *l, const part *p, res
             x.row += p->row;
             x.n = p->n_row;
         }
-        out->at = i;
         out->faults = (fqi_weight_faults){ 0 };
         out->status = fqi_materialise_rows(m, x.tensor, x.row, x.n, x.as_float, x.out, &out->faults, &out->err);
         if (out->status != FQ_OK) return;

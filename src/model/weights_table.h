@@ -1,7 +1,8 @@
 /* weights_table.h - where each weight of the forward pass is in the checkpoint and in a slot; private to src/model.
  *
  *     weights_find.c     catalogue -> table: tensors by layer and role, places in a slot
- *     materialise.c      tensor -> matrix or vector in memory: the one place that knows what a weight is made from
+ *     materialise.c      tensor -> matrix or vector in memory
+ *     unpack.c           quantized module -> matrix in memory
  *     weights_readers.c  many tensors, or a large one, read by several threads at once
  *     weights.c          slots, the thread that fills them, the public functions */
 #ifndef FITQ_MODEL_WEIGHTS_TABLE_H
@@ -10,12 +11,14 @@
 #include <pthread.h>
 
 #include "checkpoint/gather.h"
+#include "checkpoint/quantized.h"
 #include "model/weights.h"
 
 #define FQI_WEIGHTS_CHUNK ((size_t)1 << 20)   /* most bytes of one read */
 #define FQI_WEIGHTS_HELPERS 3                 /* threads that read beside the one that waits: four reads keep a disk busy */
 #define FQI_WEIGHTS_BLOCK ((size_t)16 << 10)  /* elements that are checked and converted while they are in cache */
 #define FQI_WEIGHTS_ALIGN 64u
+#define FQI_NO_MODULE SIZE_MAX
 
 typedef enum fqi_weight_kind {
     FQI_WEIGHT_VECTOR,        /* float [n] */
@@ -25,7 +28,8 @@ typedef enum fqi_weight_kind {
 } fqi_weight_kind;
 
 typedef struct fqi_weight_item {
-    uint32_t tensor;          /* of the catalogue */
+    uint32_t tensor;          /* of the catalogue; of a quantized module its codes */
+    size_t module;            /* of the table, or FQI_NO_MODULE */
     uint8_t kind;
     bool of_expert;           /* member is in the expert's fqi_mlp_weights, not in fqi_layer_weights */
     int32_t expert;
@@ -36,7 +40,10 @@ typedef struct fqi_weight_item {
 typedef struct fqi_weights_table {
     fqi_weight_item *item; size_t n_item;      /* by layer */
     size_t *first;                             /* n_layer + 1: items of layer l are first[l] .. first[l+1] - 1 */
-    size_t embed, norm, head;                  /* tensors; head is embed in a tied model */
+    size_t embed, norm, head;                  /* tensors; head is embed in a tied model, and codes where head_module is one */
+    size_t head_module;                        /* or FQI_NO_MODULE */
+    fqi_quant_module *module; size_t n_module;
+    int64_t module_cols;                       /* most input channels of one */
     uint64_t slot_bytes, head_row_bytes;
     size_t chunk;                              /* of the readers: FQI_WEIGHTS_CHUNK, or what the largest tensor needs */
     bool gathers;                              /* a tensor is strided or byteswapped: chunks are put together elsewhere */
@@ -44,8 +51,10 @@ typedef struct fqi_weights_table {
 
 fq_status fqi_weights_find(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_table *out, fq_err *e);
 void fqi_weights_table_free(fqi_weights_table *t);
-/* The type in which a stored weight is held. */
+/* The type in which a stored weight is held. One that is made from codes is held as F32, or as served. */
 static inline fq_dtype fqi_weight_held(fq_dtype stored, fq_dtype served) { return served == FQ_DTYPE_F32 ? stored : served; }
+/* The module of an item or of the head; NULL: a dense tensor. */
+static inline const fqi_quant_module *fqi_weight_module(const fqi_weights_table *t, size_t module) { return module == FQI_NO_MODULE ? NULL : &t->module[module]; }
 
 /* Weights that cannot be used, of one tensor: by kind, how many, and where in the tensor the first stands. Kinds are counted apart, so that
  * parts of a tensor can be read in any order. A value that is not finite hides those out of range in its block of elements. */
@@ -63,6 +72,15 @@ typedef struct fqi_open_shards {
 void fqi_open_shards_init(fqi_open_shards *s);
 void fqi_open_shards_free(fqi_open_shards *s);   /* when no reader is left */
 
+/* Buffers of unpack.c; none if the model has no quantized module. */
+typedef struct fqi_unpacker {
+    uint32_t *word; size_t n_word;          /* codes of a block */
+    unsigned char *raw;                     /* scales and zeros as stored: n_scale words */
+    float *scale; uint8_t *zero; size_t n_scale;
+    uint8_t *field;
+    uint32_t *group_at, *group; size_t n_channel;   /* by input channel of a block: its group's place in `group`, groups of the module */
+} fqi_unpacker;
+
 /* One reader of tensors: its buffers and the file it read from last. Used by one thread. */
 typedef struct fqi_materialiser {
     const fq_ckpt *ckpt;
@@ -76,6 +94,7 @@ typedef struct fqi_materialiser {
     size_t shard, entry;      /* that file is of, and has */
     fqi_slot slot;
     float *wide;              /* FQI_WEIGHTS_BLOCK, of a block that changes its type */
+    fqi_unpacker unpacker;
     uint64_t bytes_read;      /* atomic */
 } fqi_materialiser;
 
@@ -92,9 +111,30 @@ fq_status fqi_weight_faults_report(const fqi_materialiser *m, size_t tensor, con
 /* Both. */
 fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fq_err *e);
 
+/* What the passes below the readers share. A part of a tensor of rank 2, as it is stored, row-major to `out`; of rank 1: col 0, n_col 1. Same
+ * errors as fqi_materialise_rows. */
+typedef struct fqi_view { const fqi_tensor *tensor; int64_t row, n_row, col, n_col; } fqi_view;
+fq_status fqi_materialiser_read(fqi_materialiser *m, const fqi_view *v, void *out, fq_err *e);
+/* Exact: x holds numbers of the type (F16, BF16), or infinities. */
+void fqi_weights_narrow(const float *restrict x, fq_dtype type, uint16_t *restrict out, size_t n);
+
+/* ---- quantized modules ---- */
+
+fq_status fqi_unpacker_init(fqi_unpacker *u, const fqi_weights_table *t, fq_err *e);
+void fqi_unpacker_free(fqi_unpacker *u);                      /* after a failure too */
+uint64_t fqi_unpacker_bytes(const fqi_weights_table *t);      /* what one takes beside itself */
+/* How many units n rows of a module are read in, and the bytes of codes of one: a unit lies together in the file (gptq: 32 input channels;
+ * compressed-tensors: an output channel). */
+int64_t fqi_module_units(const fqi_quant_module *q, int64_t n, uint64_t *unit_bytes);
+/* Units [unit, unit + n_unit) of rows [row, row + n) of the weight, to their places in `out`, which is [n][cols] of F32 or the served type.
+ * FQ_E_INPUT ("packed-order", "packed-zero", "packed-shape"), FQ_E_NUMERIC ("non-finite", "served-range"). */
+typedef struct fqi_module_rows { int64_t row, n, unit, n_unit; } fqi_module_rows;
+fq_status fqi_materialise_module(fqi_materialiser *m, const fqi_quant_module *q, const fqi_module_rows *want, void *out, fq_err *e);
+
 /* ---- several readers ---- */
 
-typedef struct fqi_weight_want { size_t tensor; int64_t row, n; bool as_float; void *out; } fqi_weight_want;   /* as for fqi_materialise */
+/* As for fqi_materialise. module: NULL, or the one that stands for the rows; tensor are its codes then, as_float means nothing. */
+typedef struct fqi_weight_want { size_t tensor; const fqi_quant_module *module; int64_t row, n; bool as_float; void *out; } fqi_weight_want;
 
 /* A list of what is wanted, in the order in which it is read. want: called with the lock held, by any thread. */
 typedef struct fqi_load {
