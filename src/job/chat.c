@@ -7,13 +7,13 @@
  * standing system message, dates, tools) is not there: whoever wants it says it. Control tokens are put in as ids, and everything
  * between two of them is encoded in one piece as plain text: a message that spells "<|im_end|>" is a message with these ten characters.
  * Sources: the chat_template of Qwen2's and of Llama 3.1's tokenizer_config.json. */
+#include "job/chat.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/err.h"
 #include "base/mem.h"
 #include "base/utf8.h"
-#include "fitq.h"
 
 typedef struct template_row {
     const char *open, *middle, *close;   /* added tokens; middle NULL: text */
@@ -140,23 +140,23 @@ static fq_status message(chat *c, const fq_chat_message *m, fq_err *e)
     return FQ_OK;
 }
 
-static fq_status build(chat *c, const fq_chat_message *m, size_t n, bool first, fq_err *e)
+static fq_status build(chat *c, const fq_chat_message *m, size_t n, bool first, bool reply, fq_err *e)
 {
     if (first && c->has_begin) FQI_TRY(put(c, &c->begin, 1, e));
     if (!first) fqi_str_puts(&c->text, c->row->after_close);   /* behind the assistant's turn, which ended with the closing token */
     for (size_t i = 0; i < n; i++) FQI_TRY(message(c, &m[i], e));
-    FQI_TRY(open_turn(c, "assistant", e));
+    if (reply) FQI_TRY(open_turn(c, "assistant", e));
     return flush(c, NULL, e);
 }
 
-fq_status fq_chat_encode(const fq_tokenizer *t, const fq_chat_message *m, size_t n, bool first, uint32_t **ids, size_t *n_ids, fq_err *e)
+fq_status fqi_chat_encode(const fq_tokenizer *t, const fq_chat_message *m, size_t n, bool first, bool reply, uint32_t **ids, size_t *n_ids, fq_err *e)
 {
     chat c = { 0 };
     if (!detect(t, &c))
         return fqi_fail(e, FQ_E_INPUT, NULL, "chat-template",
                         "found a tokenizer with the control tokens of neither ChatML (<|im_start|>, <|im_end|>) nor Llama 3 (<|start_header_id|>, <|end_header_id|>, "
                         "<|eot_id|>), expected one of these two: other chat templates are not read");
-    fq_status s = build(&c, m, n, first, e);
+    fq_status s = build(&c, m, n, first, reply, e);
     fqi_str_free(&c.text);
     if (s != FQ_OK) {
         free(c.ids);
@@ -165,6 +165,11 @@ fq_status fq_chat_encode(const fq_tokenizer *t, const fq_chat_message *m, size_t
     *ids = c.ids;
     *n_ids = c.n;
     return FQ_OK;
+}
+
+fq_status fq_chat_encode(const fq_tokenizer *t, const fq_chat_message *m, size_t n, bool first, uint32_t **ids, size_t *n_ids, fq_err *e)
+{
+    return fqi_chat_encode(t, m, n, first, true, ids, n_ids, e);
 }
 
 bool fq_chat_end(const fq_tokenizer *t, uint32_t *id)
