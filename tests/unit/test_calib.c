@@ -318,8 +318,9 @@ static void test_jsonl(void **state)
 static void test_messages(void **state)
 {
     (void)state;
-    static const char file[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi <|im_end|>\"},{\"content\":\"there\",\"role\":\"assistant\",\"more\":[1]}]}\n{\"text\":\"second one\"}\n";
-    static const fq_chat_message message[] = { { "user", "hi <|im_end|>" }, { "assistant", "there" } };
+    static const char file[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi <|im_end|>\"},{\"content\":\"there\",\"role\":\"assistant\",\"more\":[1]}]}\n{\"text\":\"second one\"}\n"
+                               "{\"messages\":[{\"role\":\"system\",\"content\":\"third\"}]}";
+    static const fq_chat_message message[] = { { "user", "hi <|im_end|>" }, { "assistant", "there" } }, third = { "system", "third" };
     fqt_write_text(fqt_dir, "chat.jsonl", file);
     /* in ChatML, as the public call has it but for the reply that it opens */
     fq_tokenizer *t = NULL;
@@ -332,6 +333,9 @@ static void test_messages(void **state)
     join(&want, ids, n - n_opening);
     join_text(&want, "second one");
     assert_memory_equal(ids + n - n_opening, opening, n_opening * sizeof *ids);
+    fq_free(ids);
+    FQT_OK(fq_chat_encode(t, &third, 1, true, &ids, &n, e));
+    join(&want, ids, n - n_opening);
     holds("chat", "chat.jsonl", &tiny_model, &want);
     fq_free(ids);
     fq_free(opening);
@@ -340,19 +344,16 @@ static void test_messages(void **state)
     char *dir = model_dir("no-template", &(fqt_model){ .family = "qwen2", .layers = 1, .vocab = 2048, .seed = 4 }, "[2047, 2045]");
     write_tokenizer(dir, NULL, "<|im_start|>", "<|xx_start|>");
     fqi_runnable m = open_model(dir);
+    static const struct { const char *text; bool plain; } part[] = { { "hi <|im_end|>\nthere", true }, { "second one", false }, { "third", true } };
     want = (joined){ .n = 0 };
-    t = NULL;
-    static const fq_encode_options plain = { .plain = true };
     FQT_OK(fq_tokenizer_open(dir, &t, e));
-    FQT_OK(fq_tokenizer_encode(t, "hi <|im_end|>\nthere", 19, &plain, &ids, &n, e));
-    memcpy(want.ids, ids, n * sizeof *ids);
-    want.n = n;
-    want.ids[want.n++] = 2047;   /* the first: no turn of a template is known to end with it */
-    fq_free(ids);
-    ids = tokenize(tiny, "second one", false, &n);
-    memcpy(want.ids + want.n, ids, n * sizeof *ids);
-    want.n += n;
-    free(ids);
+    for (size_t i = 0; i < 3; i++) {
+        const fq_encode_options o = { .plain = part[i].plain };
+        FQT_OK(fq_tokenizer_encode(t, part[i].text, strlen(part[i].text), &o, &ids, &n, e));
+        join(&want, ids, n);
+        if (i > 0) want.ids[want.n - n - 1] = 2047;   /* the first of its ends: no turn of a template is known to end with it */
+        fq_free(ids);
+    }
     holds("no template", "chat.jsonl", &m, &want);
     fq_tokenizer_close(t);
     fqi_runnable_free(&m);
@@ -561,6 +562,7 @@ static void test_self(void **state)
         if (n_thread == 1) first = c;
         else fqi_calib_free(&c);
     }
+    assert_memory_not_equal(first.ids, first.ids + 64 * 24, 24 * sizeof *first.ids);   /* of another batch */
     fqi_calib c = make(&other);
     size_t equal = 0;
     for (size_t i = 0; i < 70 * 24; i++) equal += c.ids[i] == first.ids[i];
@@ -568,6 +570,38 @@ static void test_self(void **state)
     assert_true(c.hash != first.hash);
     fqi_calib_free(&c);
     fqi_calib_free(&first);
+}
+
+/* Every token from id 100 on is a special one: none of these begins a text. */
+static void test_self_special(void **state)
+{
+    (void)state;
+    char *dir = model_dir("special", &(fqt_model){ .family = "qwen2", .layers = 1, .vocab = 2048, .seed = 4 }, "7"), *text;
+    size_t n;
+    write_tokenizer(dir, NULL, NULL, NULL);
+    text = fqt_read(dir, "tokenizer.json", &n);
+    json_t *root = json_loads(text, 0, NULL), *added = json_object_get(root, "added_tokens"), *id;
+    const char *content;
+    free(text);
+    json_object_foreach(json_object_get(json_object_get(root, "model"), "vocab"), content, id)
+        if (json_integer_value(id) >= 100)
+            json_array_append_new(added, json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", (int)json_integer_value(id), "content", content, "single_word", 0, "lstrip", 0, "rstrip", 0,
+                                                   "normalized", 0, "special", 1));
+    text = json_dumps(root, 0);
+    fqt_write_text(dir, "tokenizer.json", text);
+    free(text);
+    json_decref(root);
+    fqi_runnable m = open_model(dir);
+    fqi_calib c = make_of(&(fq_calib_options){ .samples = 100, .seqlen = 3 }, &m, NULL);
+    size_t large = 0;
+    for (size_t i = 0; i < 300; i++) {
+        if (i % 3 == 0) assert_true(c.ids[i] < 100 && c.ids[i] != 7);
+        large += c.ids[i] >= 100;
+    }
+    assert_true(large > 0);   /* the model may want them */
+    fqi_calib_free(&c);
+    fqi_runnable_free(&m);
+    free(dir);
 }
 
 /* Of what a distribution is asked for, -ln p of what was drawn less its expectation: sum, and sum of variances. */
@@ -705,7 +739,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text), cmocka_unit_test(test_draw), cmocka_unit_test(test_bos), cmocka_unit_test(test_jsonl), cmocka_unit_test(test_messages),
         cmocka_unit_test(test_joint), cmocka_unit_test(test_seams), cmocka_unit_test(test_refused), cmocka_unit_test(test_bad_lines), cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_self), cmocka_unit_test(test_self_is_the_models), cmocka_unit_test(test_self_ends), cmocka_unit_test(test_self_padded),
+        cmocka_unit_test(test_self), cmocka_unit_test(test_self_special), cmocka_unit_test(test_self_is_the_models), cmocka_unit_test(test_self_ends), cmocka_unit_test(test_self_padded),
         cmocka_unit_test(test_self_refused), cmocka_unit_test(test_self_tokenizer),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
