@@ -3,7 +3,7 @@
  *     bench_quant [hessian] [solve] [ROWS COLUMNS]      (none = all, 4096 x 4096 and 4096 x 11008)
  *
  *     hessian   fqi_hessian_add beside cblas_ssyrk on the same threads
- *     solve     fqi_cholesky + fqi_gptq beside the textbook's way with the same BLAS (Cholesky, inverse, Cholesky, then columns in blocks of 128: each
+ *     solve     fqi_cholesky + fqi_gptq beside the textbook's way with the same BLAS (Cholesky, inverse, Cholesky, then columns in blocks of 128, each
  *               quantized and taken off the rest of its block, one sgemm behind each block), the same with a block's columns fused, and beside
  *               what sgemm would need for n^3/3 + rows n^2 operations
  *
@@ -145,26 +145,35 @@ static void textbook_factor(const fqi_hessian *h, float *a)
     }
 }
 
-/* One column of a block, as published: quantize it in all rows, then take the error off the rest of the block (a rank-one update).
- * w: [rows][n] from the block's first column on; err: [BLOCK][rows]. */
-static void textbook_column(float *w, size_t rows, size_t n, size_t i, size_t width, const float *u, float *err, const float *scale)
+/* What the published loop keeps of a block, each [rows][BLOCK]: a copy of the weights, what they became, errors, losses. */
+typedef struct published { float *w, *q, *err, *loss, *scale; } published;
+
+/* One column of a block, as published: quantize it in all rows, then take the error off the rest of the block (a rank-one update). */
+static void textbook_column(const published *p, size_t rows, size_t n, size_t i, size_t width, const float *u)
 {
-    const float d = 1 / u[i * n + i];
-    float *e = err + i * rows;
+    const float d = u[i * n + i];
 #pragma omp parallel for num_threads(N_THREAD) schedule(static)
     for (size_t r = 0; r < rows; r++) {
-        const float x = w[r * n + i];
-        float q = x / scale[r];
+        const float x = p->w[r * BLOCK + i];
+        float q = x / p->scale[r];
         q = (q + 12582912.0f) - 12582912.0f;
-        q = q < -8 ? -8 : q > 7 ? 7 : q;
-        e[r] = (x - q * scale[r]) * d;
-        w[r * n + i] = q * scale[r];
+        q = (q < -8 ? -8 : q > 7 ? 7 : q) * p->scale[r];
+        p->q[r * BLOCK + i] = q;
+        p->loss[r * BLOCK + i] = (x - q) * (x - q) / (d * d);
+        p->err[r * BLOCK + i] = (x - q) / d;
     }
-    if (i + 1 < width) cblas_sger(CblasRowMajor, (blasint)rows, (blasint)(width - i - 1), -1, e, 1, u + i * n + i + 1, 1, w + i + 1, (blasint)n);
+    cblas_sger(CblasRowMajor, (blasint)rows, (blasint)(width - i), -1, p->err + i, BLOCK, u + i * n + i, 1, p->w + i, BLOCK);
+}
+
+/* [rows][width] between matrices of these strides. */
+static void copy_block(const float *from, size_t ld_from, float *to, size_t ld_to, size_t rows, size_t width)
+{
+#pragma omp parallel for num_threads(N_THREAD) schedule(static)
+    for (size_t r = 0; r < rows; r++) memcpy(to + r * ld_to, from + r * ld_from, width * sizeof *to);
 }
 
 /* A block made faster than published: a few rows go through all of its columns while they are in cache. */
-static void fused_rows(float *w, size_t r0, size_t r1, size_t rows, size_t n, size_t width, const float *u, float *err, const float *scale)
+static void fused_rows(float *w, size_t r0, size_t r1, size_t n, size_t width, const float *u, float *err, const float *scale)
 {
     for (size_t i = 0; i < width; i++) {
         const float d = 1 / u[i * n + i];
@@ -174,7 +183,7 @@ static void fused_rows(float *w, size_t r0, size_t r1, size_t rows, size_t n, si
             q = q < -8 ? -8 : q > 7 ? 7 : q;
             const float e = (row[i] - q * scale[r]) * d;
             row[i] = q * scale[r];
-            err[i * rows + r] = e;
+            err[r * BLOCK + i] = e;
             for (size_t j = i + 1; j < width; j++) row[j] -= e * u[i * n + j];
         }
     }
@@ -193,18 +202,21 @@ static void textbook_scales(const float *w, size_t rows, size_t n, size_t width,
     }
 }
 
-static void textbook_block(float *w, size_t rows, size_t n, size_t first, const float *u, float *err, float *scale, bool fused)
+static void textbook_block(float *w, size_t rows, size_t n, size_t first, const float *u, const published *p, bool fused)
 {
     const size_t width = n - first < BLOCK ? n - first : BLOCK;
     const float *ub = u + first * n + first;
-    textbook_scales(w + first, rows, n, width, scale);
-    for (size_t i = 0; i < width && !fused; i++) textbook_column(w + first, rows, n, i, width, ub, err, scale);
+    textbook_scales(w + first, rows, n, width, p->scale);
     if (fused) {
 #pragma omp parallel for num_threads(N_THREAD) schedule(static)
-        for (size_t r = 0; r < rows; r += 64) fused_rows(w + first, r, r + 64 < rows ? r + 64 : rows, rows, n, width, ub, err, scale);
+        for (size_t r = 0; r < rows; r += 64) fused_rows(w + first, r, r + 64 < rows ? r + 64 : rows, n, width, ub, p->err, p->scale);
+    } else {
+        copy_block(w + first, n, p->w, BLOCK, rows, width);
+        for (size_t i = 0; i < width; i++) textbook_column(p, rows, n, i, width, ub);
+        copy_block(p->q, BLOCK, w + first, n, rows, width);
     }
     if (first + width < n)
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)rows, (blasint)(n - first - width), (blasint)width, -1, err, (blasint)rows, ub + width,
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, (blasint)(n - first - width), (blasint)width, -1, p->err, BLOCK, ub + width,
                     (blasint)n, 1, w + first + width, (blasint)n);
 }
 
@@ -214,17 +226,18 @@ typedef struct timing { clocks factor, solve[2]; } timing;
 
 static void textbook(const fqi_hessian *h, const float *w, size_t rows, float *a, float *copy, timing *best)
 {
-    float *err = need(rows * BLOCK * sizeof *err), *scale = need(rows * sizeof *scale);
+    const size_t bytes = rows * BLOCK * sizeof *w;
+    const published p = { need(bytes), need(bytes), need(bytes), need(bytes), need(rows * sizeof *w) };
     clocks t = now();
     textbook_factor(h, a);
     (void)since(t, &best->factor);
     for (int fused = 0; fused < 2; fused++) {
         memcpy(copy, w, rows * h->n * sizeof *copy);
         t = now();
-        for (size_t first = 0; first < h->n; first += BLOCK) textbook_block(copy, rows, h->n, first, a, err, scale, fused);
+        for (size_t first = 0; first < h->n; first += BLOCK) textbook_block(copy, rows, h->n, first, a, &p, fused);
         (void)since(t, &best->solve[fused]);
     }
-    free(err), free(scale);
+    free(p.w), free(p.q), free(p.err), free(p.loss), free(p.scale);
 }
 
 static const struct { const char *name; fqi_scales_from from; fqi_scale_rule rule; int n_refit; bool sign; } way[] = {
@@ -287,7 +300,7 @@ static void solve(const fqi_linalg *la, size_t rows, size_t n)
     columns.slot_of = need(n * sizeof *order);
     for (size_t i = 0; i < n; i++) columns.slot_of[i] = (uint32_t)i, order[i] = (uint32_t)(n - 1 - i);
     problem(la, n, &h);
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < (n > 8192 ? 2 : ROUNDS); round++) {
         time_sgemm(square, &sgemm);
         textbook(&h, w, rows, a, copy, &book);
         time_sgemm(square, &sgemm);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/mem.h"
 
 #define BLOCK 256
@@ -194,6 +195,12 @@ static size_t tile_side(size_t n)
     size_t side = BLOCK;
     while (side < SIDE_MOST && side * TILES < n) side *= 2;
     return side;
+}
+
+uint64_t fqi_cholesky_bytes(size_t n, int n_thread)
+{
+    const uint64_t each = sizeof(uint32_t) + (BLOCK + FETCH * (uint64_t)n_thread) * sizeof(float);
+    return fqi_sat_mul(n, each);
 }
 
 fq_status fqi_cholesky(const fqi_linalg *la, const fqi_hessian *h, const uint32_t *order, double damp, float *l, double *lambda, fq_err *e)

@@ -47,13 +47,14 @@ typedef struct fqi_solve {
     fqi_grid grid;
     fqi_scales_from scales;
     fqi_curvature curve;
-    int n_refit;               /* rounds after the solve of: scales by least squares given the codes, then one sweep of single codes; each only
-                                  if it lowers the objective. 0 = none */
+    int n_refit;               /* rounds after the solve of, group by group: scales by least squares given the codes, then one sweep of single
+                                  codes; each only if it lowers what the solve minimises, tr(E (H + lambda) E^T). A round costs one more
+                                  product of E and H: about what factor and solve cost together. 0 = none */
     const float *w;            /* [n_row][n_col], row-major (as a checkpoint stores it), source column order */
     size_t n_row, n_col;
     const fqi_columns *columns;
     const fqi_hessian *h;      /* source column order */
-    const float *l;            /* factor for `order`, see fqi_cholesky: its row i is the column order[i] */
+    const float *l;            /* factor for `order`, see fqi_cholesky: its row i is the column order[i]; nothing above the diagonal is read */
     const uint32_t *order;     /* [n_col]; processed from order[n_col - 1] down to order[0] */
     double lambda;             /* that the factor's diagonal was raised by */
 } fqi_solve;
@@ -64,12 +65,14 @@ typedef struct fqi_solve_result {
     double error_sampled;      /* ...the error of the same rows: error_sampled / energy is the relative error of the layer's output */
 } fqi_solve_result;
 
+/* *out is made here and is empty on failure. FQ_E_NOMEM; FQ_E_USAGE, "scales": dynamic scales with groups that are scattered in `order`, or
+ * with one of more than 256 columns that is not the first to be processed. */
 fq_status fqi_gptq(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result, fq_err *e);
 /* Every weight to the nearest point of its grid; h->diag weighs the scale search (h may be NULL: no data, all columns weigh the same; the
  * result's error is then sum |E|^2 and energy sum |W|^2). l, order are not used. */
 fq_status fqi_round_to_nearest(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result, fq_err *e);
 
-/* Bytes that fqi_gptq allocates beside its inputs and `out`. */
+/* Bytes that fqi_gptq and fqi_round_to_nearest allocate at most beside their inputs and `out`: mostly E, one float for each weight. Saturates. */
 uint64_t fqi_gptq_bytes(size_t n_row, size_t n_col, int n_thread);
 
 #endif

@@ -26,7 +26,9 @@ void fqi_cross_add(const fqi_linalg *la, float *c, size_t n, const float *x, con
 /* L of P H P^T + damp * mean(diag H) * I = L L^T, lower, [n][n]; order: P as column numbers, order[i] = the column of H that is row i of L.
  * Columns with H_jj == 0 (no input ever reached them) count as H_jj = 1 with nothing beside it. *lambda: what was added to the
  * diagonal. FQ_E_NUMERIC, "cholesky", when a pivot is not positive or not finite: its column and value are in the message. l and h->h
- * do not overlap. */
+ * do not overlap; of l nothing above the diagonal is written or read. */
 fq_status fqi_cholesky(const fqi_linalg *la, const fqi_hessian *h, const uint32_t *order, double damp, float *l, double *lambda, fq_err *e);
+/* Bytes that it allocates beside l. Saturates. */
+uint64_t fqi_cholesky_bytes(size_t n, int n_thread);
 
 #endif

@@ -66,7 +66,8 @@ static void moments_are_right(void **state)
     }
     fqi_hessian_free(NULL);
     assert_true(fqi_hessian_bytes(29568) == UINT64_C(29568) * 29568 * 4);
-    assert_true(fqi_hessian_bytes(SIZE_MAX) == UINT64_MAX);
+    assert_true(fqi_hessian_bytes(SIZE_MAX) == UINT64_MAX && fqi_cholesky_bytes(SIZE_MAX, 2) == UINT64_MAX);
+    assert_true(fqi_cholesky_bytes(1000, 2) >= 1000 * (256 + 2 * 16 + 1) * 4);
 }
 
 static void too_large_is_an_error(void **state)
