@@ -1,6 +1,7 @@
 /* main.c - fitq: finds the command in the table, parses its options, runs it.
  *
  * Exit status: 0, or the negated fq_status of the library, or 128 + n by way of the signal itself. */
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -37,8 +38,18 @@ static int run(const arg_command *c, int n, char **argv)
     return c->run(&a);
 }
 
+/* glibc raises the size from which it maps blocks to that of each large block that is freed, and keeps later ones of that size in its heap:
+ * a quarter more memory than is in use, and estimates of it that do not hold. A library must not decide that; a program may. */
+static void keep_large_blocks_apart(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#endif
+}
+
 int main(int argc, char **argv)
 {
+    keep_large_blocks_apart();
     out_start();
     signals_start();
     const char *name = argc > 1 ? argv[1] : NULL;
