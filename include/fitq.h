@@ -356,7 +356,7 @@ typedef struct fq_unpad_options {
 } fq_unpad_options;
 
 /* The inverse, from fitq.json beside the weights. Each tensor's hash is compared with the one recorded by fq_pad;
- * a difference is FQ_E_DIFFERS and nothing is committed. */
+ * a difference is FQ_E_DIFFERS and nothing is committed. A model that fitq quantized is FQ_E_INPUT, "quantized". */
 fq_status fq_unpad(const fq_unpad_options *o, const fq_run *run, fq_pad_report *report, fq_err *e);
 
 typedef struct fq_verify_report {
@@ -371,7 +371,8 @@ typedef struct fq_verify_report {
 } fq_verify_report;
 
 /* The structural proof: B against A under the maps in B's fitq.json (none: identity). FQ_E_DIFFERS if it fails; the
- * report is filled then too, and everything was compared: the counts are of the whole. */
+ * report is filled then too, and everything was compared: the counts are of the whole. A B that fitq quantized is FQ_E_INPUT, "quantized": its
+ * weights were rounded. */
 fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_verify_report *report, fq_err *e);
 
 /* ---- quantizing ------------------------------------------------------------------------------------------------- */
@@ -555,8 +556,12 @@ fq_status fq_ids_parse(const char *text, size_t n, uint32_t **ids, size_t *n_ids
 
 /* ---- running a model ------------------------------------------------------------------------------------------- */
 
+/* Models run as they are stored: dense in F32, F16 or BF16, or quantized by GPTQ (2, 3, 4, 8 bits; zero points of format gptq and gptq_v2; any
+ * g_idx) or compressed-tensors (pack-quantized, weights only). Others are FQ_E_INPUT, "quantized". */
+
 /* The type in which an engine would hold weights and results. F32: the stored weights as they are, fp32 arithmetic. Else every weight and
- * every result that an engine keeps (linear layers, norms, residuals, heads) is rounded to that type; sums are fp32. */
+ * every result that an engine keeps (linear layers, norms, residuals, heads) is rounded to that type; sums are fp32. Of quantized weights
+ * scales are rounded first, then their products with the codes. */
 typedef enum fq_served { FQ_SERVED_F32, FQ_SERVED_BF16, FQ_SERVED_FP16 } fq_served;
 
 typedef enum fq_score { FQ_SCORE_SECOND_HALF, FQ_SCORE_ALL } fq_score;
@@ -672,7 +677,7 @@ typedef struct fq_proof {
 /* The whole proof: weights (fq_verify_weights), then numbers: both models are run over the same tokens, in fixed and in fast order.
  * FQ_E_DIFFERS when the verdict is FQ_DIFFERENT; the report is filled then too. Weights without maps (no fitq.json in B, or one in A as
  * well) are compared as far as names, shapes and types agree; what was compared and is wrong makes B different whatever the numbers
- * say. Quantized models are FQ_E_INPUT, "quantized". */
+ * say. Of a model quantized from the other one no weight is the same: weights are not compared then, and why_not says so. */
 fq_status fq_verify(const fq_verify_options *o, const fq_run *run, fq_proof *report, fq_err *e);
 
 /* A model in memory that continues a sequence of tokens. One thread at a time. */

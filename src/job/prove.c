@@ -11,7 +11,7 @@
  * 16. Weights that were compared and are wrong decide, whatever the numbers say: a text shows only what it touches. Where weights cannot be
  * compared, agreement of numbers is a statement about this text and is called that.
  *
- * Not done here: reading what an engine makes of config.json; quantized models (refused). */
+ * Not done here: reading what an engine makes of config.json. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,8 +62,27 @@ static void set_why(prove *p, const char *text)
  * not wrong but unknown. */
 static bool maps_apply(const prove *p) { return p->b.ckpt->info.fitted && !p->a.ckpt->info.fitted; }
 
+/* Codes against the weights that they were made from, or what fitq.json says is quantized: nothing is the same, and nothing is wrong. Two
+ * quantized checkpoints may still hold the same tensors. */
+static bool weights_rounded(const prove *p)
+{
+    const fq_ckpt_info *a = &p->a.ckpt->info, *b = &p->b.ckpt->info;
+    const bool quant_a = a->model.quant != FQ_QUANT_NONE, quant_b = b->model.quant != FQ_QUANT_NONE;
+    return quant_a != quant_b || (quant_b && b->fitted);
+}
+
+static fq_status say_rounded(prove *p)
+{
+    char why[sizeof p->proof.why_not], shown[FQI_NAME_MAX + 1];
+    const fq_ckpt_info *i = p->b.ckpt->info.model.quant != FQ_QUANT_NONE ? &p->b.ckpt->info : &p->a.ckpt->info;
+    snprintf(why, sizeof why, "%.200s is quantized with \"%.100s\": no weight is the same", i->path, fqi_escape(shown, i->model.quant_name));
+    set_why(p, why);
+    return FQ_OK;
+}
+
 static fq_status compare_weights(prove *p, fq_err *e)
 {
+    if (weights_rounded(p)) return say_rounded(p);
     fq_verify_report *w = &p->proof.weights;
     fq_run run = *p->run;
     if (run.memory_bytes > (UINT64_C(128) << 20)) run.memory_bytes = 0;   /* there it bounds buffers, here the whole process */
@@ -248,10 +267,11 @@ static fq_status fail_numbers(const prove *p, fq_err *e)
     return fqi_fail(e, FQ_E_DIFFERS, FQI_FILE(p->o->b), "logits-differ", "found a logit that is off by %.2g, expected at most %.2g; %s", r->fixed_diff, r->bound, layer);
 }
 
-/* Numbers of a B that cannot be run settle nothing if the weights are different anyway: that is the answer then. */
+/* Numbers of a B that cannot be run settle nothing if the weights are different anyway: that is the answer then. Of one whose weights were
+ * rounded nothing is known. */
 static bool answers(const prove *p, fq_status s)
 {
-    return s == FQ_E_DIFFERS || (!p->proof.weights_same && (s == FQ_E_INPUT || s == FQ_E_NUMERIC));
+    return s == FQ_E_DIFFERS || (!p->proof.weights_same && !weights_rounded(p) && (s == FQ_E_INPUT || s == FQ_E_NUMERIC));
 }
 
 static fq_status finish(prove *p, fq_status s, const fq_err *why, fq_err *e)

@@ -4,25 +4,23 @@
 #include <stdlib.h>
 
 #include "base/fs.h"
+#include "checkpoint/quantized.h"
 
 static fq_status check(const fq_ckpt *c, const char *path, fq_err *e)
 {
-    const fq_model *m = &c->info.model;
     char shown[FQI_NAME_MAX + 1];
     if (!c->has_config) {
         FQI_TRY(fq_ckpt_check(c, e));   /* a config.json that is there and cannot be read is a finding, and says more */
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "config-missing", "found no config.json beside the weights, expected one");
     }
-    /* before the findings: packed tensors are sound, they are only nothing that can be run */
-    if (m->quant != FQ_QUANT_NONE)
-        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "quantized", "found weights quantized with \"%s\", expected bf16, fp16 or fp32: fitq does not run quantized weights yet",
-                        fqi_escape(shown, m->quant_name));
+    /* before the findings: the tensors of another method may be sound, they are only nothing that can be run */
+    FQI_TRY(fqi_quant_check(c, e));
     FQI_TRY(fq_ckpt_check(c, e));
     if (c->partial)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "partial-checkpoint", "found one weight file of several, expected the folder or its index");
     if (!c->config.family || !c->has_naming || !c->bound)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "unknown-family", "found model_type \"%s\", expected one of the families that `fitq pad --help` lists",
-                        fqi_escape(shown, m->model_type));
+                        fqi_escape(shown, c->info.model.model_type));
     return FQ_OK;
 }
 

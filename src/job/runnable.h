@@ -1,7 +1,7 @@
 /* runnable.h - a checkpoint that can be run: opened, checked, and its config.json read for the forward pass. No weights yet.
  *
- * Refused, by name: what `inspect` finds unsound, one shard of several, no config.json, a family that is not in the table, quantized
- * weights (their numbers are not read yet), and what fqi_decoder_read refuses. */
+ * Refused, by name: what `inspect` finds unsound, one shard of several, no config.json, a family that is not in the table, weights
+ * quantized by another method than those of checkpoint/quantized.h, and what fqi_decoder_read refuses. */
 #ifndef FITQ_JOB_RUNNABLE_H
 #define FITQ_JOB_RUNNABLE_H
 

@@ -24,6 +24,8 @@ typedef struct unpad_job {
 
 static fq_status check_source(const unpad_job *j, fq_err *e)
 {
+    if (j->prov.quantized)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "quantized", "found a model that fitq quantized, expected one that it padded: the original weights are not in it");
     FQI_TRY(fq_ckpt_check(j->ckpt, e));
     if (!j->ckpt->bound || !j->ckpt->has_config)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "unknown-family", "found no model that fitq knows, expected what fitq pad wrote");

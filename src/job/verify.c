@@ -241,6 +241,9 @@ static fq_status load_provenance(verify *v, fq_err *e)
         return FQ_OK;
     }
     FQI_TRY(fqi_prov_load(v->b->dir, &v->prov, e));
+    if (v->prov.quantized)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(v->b->info.path), "quantized",
+                        "found a model that fitq quantized, expected one that it padded: its weights were rounded, so none is the same; numbers can be compared (fitq eval, or fitq verify without --weights)");
     v->family = fqi_family_find(v->prov.family);
     if (v->family) return FQ_OK;
     return fqi_fail(e, FQ_E_INPUT, FQI_FILE(v->b->info.path), "fitq-json", "found family \"%s\", expected one that this version knows",

@@ -575,7 +575,7 @@ static void test_refused(void **state)
     snprintf(quantized, n + 200, "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 4, \"desc_act\": false, \"sym\": true},%s", config + 1);
     fqt_write_text(d.b, "config.json", quantized);
     assert_int_equal(fq_verify(&(fq_verify_options){ .a = d.a, .b = d.b }, NULL, &r, &e), FQ_E_INPUT);
-    assert_string_equal(e.rule, "quantized");
+    assert_string_equal(e.rule, "quantization-config");   /* and no codes */
     assert_non_null(strstr(e.text, "\"gptq\""));
     assert_int_equal(r.n_vocab, -5);   /* untouched on failure */
     free(config);

@@ -512,13 +512,13 @@ static void test_quantized(void **state)
     fqt_table_add(&k.t, "model.layers.1.mlp.up_proj.qweight", "I32", 2, (int64_t[]){ 6, 52 });
     fqt_table_add(&k.t, "model.layers.1.mlp.up_proj.scales", "F16", 2, (int64_t[]){ 3, 52 });
     write_known(&k, &m);
-    refused(k.path, FQ_E_INPUT, "weight-quantized", "module model.layers.1.mlp.up_proj: found qweight in I32, expected a dense weight: quantized weights are not run yet");
+    refused(k.path, FQ_E_INPUT, "quantization-config", "tensor model.layers.1.mlp.up_proj.qweight: quantization-config: found packed weights, expected quantization_config in config.json");
     drop(&k);
     k = make("q", &m);
     fqt_table_find(&k.t, "model.layers.0.self_attn.o_proj.weight")->dtype = "F8_E4M3";
     fqt_table_add(&k.t, "model.layers.0.self_attn.o_proj.weight_scale_inv", "F32", 2, (int64_t[]){ 1, 1 });
     write_known(&k, &m);
-    refused(k.path, FQ_E_INPUT, "weight-quantized", "module model.layers.0.self_attn.o_proj: found weight_scale_inv in F32");
+    refused(k.path, FQ_E_INPUT, "weight-quantized", "module model.layers.0.self_attn.o_proj: found weight_scale_inv in F32, expected a dense weight without it, or codes");
     drop(&k);
     k = make("q", &m);   /* a dense model with scales of the KV cache */
     fqt_table_add(&k.t, "model.layers.0.self_attn.k_scale", "F32", 1, (int64_t[]){ 1 });
