@@ -65,8 +65,12 @@ static void solve(walk *w, const kind *k, bool keep)
     const bool factors = w->s->method == FQ_METHOD_GPTQ;
     const uint64_t shared = fqi_sat_add(factors ? triangle(w, k->cols) : 0, fqi_sat_mul(k->cols, 3 * sizeof(uint32_t)));
     take(w, shared);
+    if (factors) {
+        take(w, fqi_cholesky_bytes((size_t)k->cols, w->n_thread));
+        give(w, fqi_cholesky_bytes((size_t)k->cols, w->n_thread));
+    }
     for (size_t i = 0; i < k->n_rows; i++) {
-        uint64_t work = fqi_gptq_bytes((size_t)k->rows[i], (size_t)k->cols, w->n_thread);
+        uint64_t work = factors ? fqi_gptq_bytes((size_t)k->rows[i], (size_t)k->cols, w->n_thread) : 0;   /* rounding works in tiles */
         const uint64_t shifting = w->s->shift > 0 ? fqi_shift_target_bytes((size_t)k->cols, w->n_thread) : 0;
         if (shifting > work) work = shifting;
         take(w, fqi_sat_add(matrix(k->rows[i], k->cols), codes_of(w, k->rows[i], k->cols)));
