@@ -11,53 +11,86 @@
 
 /* ---- while it runs ------------------------------------------------------------------------------------------------ */
 
-/* One line for a linear layer; the experts of a layer share one. */
-static void flush_line(quant_watch *w)
+static void print_line(const quant_watch *w, const quant_line *l)
 {
-    if (w->n == 0) return;
-    const size_t n = w->n;
-    w->n = 0;
-    if (w->quiet) return;
-    progress_end(w->p);
-    if (w->layer >= 0) fprintf(stderr, "layer %3" PRId64 "  %-18s", w->layer, w->role);
-    else fprintf(stderr, "           %-18s", w->role);
-    if (n > 1) fprintf(stderr, " x %zu", n);
-    fprintf(stderr, "  error %.2e  damping %.3g  %s tokens  %.2f s", w->relative / (double)n, w->damp, out_grouped(w->tokens).s, w->seconds);
-    if (w->fallback) fprintf(stderr, "  (%zu rounded)", w->fallback);
+    char what[64], damp[24] = "-";
+    if (l->damp > 0) snprintf(damp, sizeof damp, "%.3g", l->damp);
+    if (l->n > 1) snprintf(what, sizeof what, "%s x %zu", l->role, l->n);
+    else snprintf(what, sizeof what, "%s", l->role);
+    if (w->layer >= 0) fprintf(stderr, "%5" PRId64, w->layer);
+    else fprintf(stderr, "%5s", "");
+    fprintf(stderr, "  %-24s  %8.2e  %7s  %11s  %7.2f\n", what, l->relative / (double)l->n, damp, l->tokens ? out_grouped(l->tokens).s : "-", l->seconds);
+}
+
+static void warn(const char *before, const char *why)
+{
+    fprintf(stderr, "fitq: warning: %s", before);
+    out_escaped(stderr, why);
     fputc('\n', stderr);
+}
+
+/* What fell back to rounding. One warning for all experts of a layer: there may be hundreds. */
+static void print_fallback(const quant_watch *w)
+{
+    char before[96];
+    size_t n = 0, of = 0;
+    const char *why = "";
+    for (size_t i = 0; i < w->n_line; i++) {
+        const quant_line *l = &w->line[i];
+        if (l->fallback > 0 && l->n == 1) warn("", l->why);
+        if (l->n == 1) continue;
+        if (n == 0 && l->fallback > 0) why = l->why;
+        n += l->fallback;
+        of += l->n;
+    }
+    if (n == 0) return;
+    snprintf(before, sizeof before, "layer %" PRId64 ": %zu of %zu matrices of experts rounded instead, such as ", w->layer, n, of);
+    warn(before, why);
+}
+
+/* A line for each linear layer; the experts of a layer share one. */
+static void flush_lines(quant_watch *w)
+{
+    if (w->n_line > 0) progress_end(w->p);
+    if (w->n_line > 0 && !w->quiet && !w->head) {
+        fprintf(stderr, "%5s  %-24s  %8s  %7s  %11s  %7s\n", "LAYER", "MODULE", "ERROR", "DAMPING", "TOKENS", "SECONDS");
+        w->head = true;
+    }
+    for (size_t i = 0; i < w->n_line && !w->quiet; i++) print_line(w, &w->line[i]);
+    print_fallback(w);
+    w->n_line = 0;
+}
+
+static quant_line *line_of(quant_watch *w, const fq_module_report *m)
+{
+    if (w->n_line > 0 && w->layer != m->layer) flush_lines(w);
+    w->layer = m->layer;
+    for (size_t i = 0; i < w->n_line; i++)
+        if (strcmp(w->line[i].role, m->role) == 0) return &w->line[i];
+    if (w->n_line == QUANT_MAX_LINE) flush_lines(w);
+    quant_line *l = &w->line[w->n_line++];
+    *l = (quant_line){ 0 };
+    snprintf(l->role, sizeof l->role, "%s", m->role);
+    return l;
 }
 
 static void on_module(void *user, const fq_module_report *m)
 {
-    quant_watch *w = user;
-    if (w->n > 0 && (w->layer != m->layer || strcmp(w->role, m->role) != 0)) flush_line(w);
-    if (w->n == 0) {
-        snprintf(w->role, sizeof w->role, "%s", m->role);
-        w->layer = m->layer;
-        w->relative = w->seconds = w->damp = 0;
-        w->tokens = 0;
-        w->fallback = 0;
-    }
-    w->n++;
-    w->relative += m->relative;
-    w->seconds += m->seconds;
-    w->damp = fmax(w->damp, m->damp);
-    w->tokens = m->n_token > w->tokens ? m->n_token : w->tokens;
-    w->fallback += m->why[0] != '\0';
+    quant_line *l = line_of(user, m);
+    l->n++;
+    l->relative += m->relative;
+    l->seconds += m->seconds;
+    l->damp = fmax(l->damp, m->damp);
+    l->tokens = m->n_token > l->tokens ? m->n_token : l->tokens;
     if (m->why[0] == '\0') return;
-    progress_end(w->p);
-    fputs("fitq: warning: ", stderr);
-    out_escaped(stderr, m->name);
-    fprintf(stderr, ": %s: ", m->method);
-    out_escaped(stderr, m->why);
-    fputc('\n', stderr);
+    if (l->fallback++ == 0) snprintf(l->why, sizeof l->why, "%s: %s: %s", m->name, m->method, m->why);
 }
 
 /* A layer is complete when the job speaks of something else. */
 static void on_progress(void *user, const fq_progress *r)
 {
     quant_watch *w = user;
-    flush_line(w);
+    flush_lines(w);
     w->inner.progress(w->inner.user, r);
 }
 
@@ -70,6 +103,7 @@ static void on_log(void *user, fq_log_level level, const char *line)
 static bool on_cancelled(void *user)
 {
     quant_watch *w = user;
+    progress_tick(w->p);
     return w->inner.cancelled(w->inner.user);
 }
 
@@ -78,18 +112,19 @@ static void on_plan(void *user, const fq_quantize_plan *p)
     const quant_watch *w = user;
     if (w->quiet) return;
     progress_end(w->p);
-    fprintf(stderr, "quantize: %zu modules, %zu weight matrices left as they are; kernels %s, %d thread%s\n", p->n_module, p->n_left, p->kernel, p->n_thread, p->n_thread == 1 ? "" : "s");
+    fprintf(stderr, "quantize: %zu linear layers; %zu other matrices stay as they are; %d thread%s, %s\n", p->n_module, p->n_left, p->n_thread, p->n_thread == 1 ? "" : "s", p->kernel);
     if (p->n_token > 0)
-        fprintf(stderr, "quantize: calibration %s: %" PRId64 " windows of %" PRId64 " tokens, %s different ids, %.1f tokens for each input of the widest layer\n", p->calib_source, p->samples, p->seqlen,
-                out_grouped(p->n_distinct).s, p->tokens_per_input);
-    fprintf(stderr, "quantize: reads %s, writes %s; peak memory: about %s", out_bytes(p->weight_bytes).s, out_bytes(p->file_bytes).s, out_bytes(p->memory_bytes).s);
-    if (p->scratch_bytes) fprintf(stderr, "; %s of activations on disk", out_bytes(p->scratch_bytes).s);
-    fputc('\n', stderr);
+        fprintf(stderr, "quantize: calibration (%s): %s window%s of %s tokens, %s different ids\nquantize: %.1f tokens for each input of the widest layer\n", p->calib_source, out_grouped((uint64_t)p->samples).s, p->samples == 1 ? "" : "s",
+                out_grouped((uint64_t)p->seqlen).s, out_grouped(p->n_distinct).s, p->tokens_per_input);
+    fprintf(stderr, "quantize: reads %s, writes %s; peak memory: about %s\n", out_bytes(p->weight_bytes).s, out_bytes(p->file_bytes).s, out_bytes(p->memory_bytes).s);
+    if (p->scratch_bytes) fprintf(stderr, "quantize: %s of hidden states go to a file meanwhile\n", out_bytes(p->scratch_bytes).s);
 }
 
 void quant_watch_start(quant_watch *w, fq_quantize_options *o, fq_run *run)
 {
     w->inner = *run;
+    w->p->unit = "layer";
+    w->p->unit_phase = "quantize";
     run->progress = on_progress;
     run->log = on_log;
     run->cancelled = on_cancelled;
@@ -101,7 +136,7 @@ void quant_watch_start(quant_watch *w, fq_quantize_options *o, fq_run *run)
 
 void quant_watch_end(quant_watch *w)
 {
-    flush_line(w);
+    flush_lines(w);
     progress_end(w->p);
 }
 
@@ -121,20 +156,23 @@ static summary sum_up(const fq_quantize_report *r)
     return s;
 }
 
-void quant_text(const arg_values *a, const fq_quantize_report *r)
+void quant_text(const arg_values *a, const fq_quantize_report *r, bool measure)
 {
     report_lengths(&r->plan.model, &r->plan.model_pad, &r->plan.fit);
     if (a->dry_run) {
-        printf("would quantize %zu modules and write %s, with about %s of memory\n", r->plan.n_module, out_bytes(r->file_bytes).s, out_bytes(r->plan.memory_bytes).s);
+        printf("  would quantize %zu linear layers, %s -> %s\n  peak memory: about %s", r->plan.n_module, out_bytes(r->plan.weight_bytes).s, out_bytes(r->file_bytes).s, out_bytes(r->plan.memory_bytes).s);
+        if (r->plan.scratch_bytes) printf(", and %s on disk", out_bytes(r->plan.scratch_bytes).s);
+        putchar('\n');
         return;
     }
     const summary s = sum_up(r);
-    printf("quantized %zu modules to %" PRId64 " bits, wrote %s in %s\n", r->n_module, r->n_module ? (int64_t)r->module[0].bits : 0, out_bytes(r->file_bytes).s, out_duration(r->seconds).s);
-    if (r->plan.resumed_layers) printf("  %zu layers were found done\n", r->plan.resumed_layers);
-    printf("  relative error of outputs: %.2e on average, worst %.2e in ", s.relative, s.worst);
+    printf("  quantized %zu linear layers to %d bits, %s -> %s, in %s\n", r->n_module, r->n_module ? r->module[0].bits : 0, out_bytes(r->plan.weight_bytes).s, out_bytes(r->file_bytes).s, out_duration(r->seconds).s);
+    if (r->plan.resumed_layers) printf("  %zu layer%s found done\n", r->plan.resumed_layers, r->plan.resumed_layers == 1 ? " was" : "s were");
+    printf("  relative error of %s: %.2e on average, worst %.2e in ", r->plan.n_token ? "outputs" : "weights", s.relative, s.worst);
     out_escaped(stdout, s.worst_name);
     putchar('\n');
-    if (r->n_fallback) printf("  %zu modules were rounded instead: see the warnings, and \"why\" in fitq.json\n", r->n_fallback);
+    if (r->n_fallback) printf("  %zu of them were rounded instead: \"why\" in fitq.json says for each\n", r->n_fallback);
+    if (!measure) return;
     printf("how far is it from the original? fitq eval ");
     out_escaped(stdout, a->output);
     printf(" --reference ");

@@ -7,15 +7,24 @@
 #include "args.h"
 #include "progress.h"
 
+/* A line of the table: the modules of one role in one layer, of which experts have many. */
+typedef struct quant_line {
+    char role[32];
+    size_t n, fallback;
+    double relative, seconds, damp;   /* summed, summed, largest */
+    uint64_t tokens;                  /* most */
+    char why[256];                    /* name and reason of the first that fell back */
+} quant_line;
+
+#define QUANT_MAX_LINE 16             /* roles of a layer */
 typedef struct quant_watch {
     progress *p;
     bool quiet;
-    fq_run inner;            /* callbacks of the command */
-    /* of the line in hand */
-    int64_t layer; char role[32];
-    size_t n, fallback;
-    double relative, seconds, damp;
-    uint64_t tokens;
+    fq_run inner;                     /* callbacks of the command */
+    bool head;                        /* titles are printed */
+    int64_t layer;
+    quant_line line[QUANT_MAX_LINE];
+    size_t n_line;
 } quant_watch;
 
 /* Sets the callbacks of o and of run, which has those of progress_run. All must outlive the job. */
@@ -25,7 +34,8 @@ void quant_watch_end(quant_watch *w);
 int quantize_usage(const arg_command *c, const arg_values *a);
 void quantize_options(const arg_values *a, fq_quantize_options *o);
 
-void quant_text(const arg_values *a, const fq_quantize_report *r);
+/* What was done, or would be. measure: say how to measure the result. */
+void quant_text(const arg_values *a, const fq_quantize_report *r, bool measure);
 json_t *quant_json(const fq_quantize_report *r, bool dry_run);
 
 extern const char *const arg_method_names[], *const arg_packing_names[], *const arg_scale_names[], *const arg_store_names[], *const arg_order_names[], *const arg_prefix_names[], *const arg_as_names[];
@@ -47,8 +57,8 @@ extern const char *const arg_method_names[], *const arg_packing_names[], *const 
     { "positive-scales", 0, ARG_FLAG, NULL, ARG_OFFSET(positive_scales), "no negative scales, for loaders that assume that there are none", NULL, 0, 0, ARG_ANY }, \
     { "damp", 0, ARG_SHARE, "X", ARG_OFFSET(damp), "damping, as a share of the mean diagonal (default: 0.01)", NULL, 0, 0, ARG_ANY }, \
     { "shift", 0, ARG_SHARE, "X", ARG_OFFSET(shift), "how far targets are moved to undo the error of earlier layers (default: 0)", NULL, 0, 0, ARG_ANY }, \
-    { "refit", 0, ARG_INT, "N", ARG_OFFSET(refit), "rounds of refitting scales and codes", NULL, 1, 16, ARG_ANY }, \
-    { "no-refit", 0, ARG_FLAG, NULL, ARG_OFFSET(no_refit), "none of these", NULL, 0, 0, ARG_ANY }, \
+    { "refit", 0, ARG_INT, "N", ARG_OFFSET(refit), "rounds of refitting scales and codes (default: 1)", NULL, 1, 16, ARG_ANY }, \
+    { "no-refit", 0, ARG_FLAG, NULL, ARG_OFFSET(no_refit), "no refitting", NULL, 0, 0, ARG_ANY }, \
     { "textbook", 0, ARG_FLAG, NULL, ARG_OFFSET(textbook), "GPTQ as published (min-max scales, natural order), for comparisons", NULL, 0, 0, ARG_ANY }, \
     { "lm-head", 0, ARG_FLAG, NULL, ARG_OFFSET(lm_head), "quantize the output head too", NULL, 0, 0, ARG_ANY }, \
     { "min-expert-tokens", 0, ARG_INT, "N", ARG_OFFSET(min_expert_tokens), "tokens that must reach an expert to calibrate it (default: a quarter of its width; -1: any)", NULL, -1, INT64_C(1) << 40, ARG_ANY }, \
@@ -61,6 +71,9 @@ extern const char *const arg_method_names[], *const arg_packing_names[], *const 
     { "prefix", 0, ARG_STRING, "NAME", ARG_OFFSET(prefix), "key prefix: keep (default), add, strip, or the prefix itself", arg_prefix_names, 0, 0, ARG_ANY }, \
     { "as", 0, ARG_STRING, "NAME", ARG_OFFSET(as), "llama: write qwen2 or mistral as LlamaForCausalLM, for engines that ignore head_dim", arg_as_names, 0, 0, ARG_ANY }, \
     ARG_OPT_CONTEXT
+
+#define ARG_OPT_QUANTIZE_SCRATCH \
+    { "scratch", 0, ARG_STRING, "DIR", ARG_OFFSET(scratch), "folder for what exceeds the memory (default: in the unfinished output)", NULL, 0, 0, ARG_PATH }
 
 #define ARG_OPT_RESTART \
     { "restart", 0, ARG_FLAG, NULL, ARG_OFFSET(restart), "discard what an interrupted run left, instead of going on with it", NULL, 0, 0, ARG_ANY }

@@ -79,16 +79,50 @@ static void say_rejected(fq_choice *out, const request *q, const candidate *c, c
 {
     char name[48], line[256];
     name_of(c, name);
-    if (!j->runs) snprintf(line, sizeof line, "%s: %s does not run it on %d GPUs: %.120s", name, j->engine, q->n_gpu, j->note);
-    else snprintf(line, sizeof line, "%s: needs %.1f GiB of %.1f on each GPU", name, (double)j->need / GIB, (double)q->memory / GIB);
+    if (!j->runs) snprintf(line, sizeof line, "%s: %s does not run it on %d GPU%s: %.120s", name, j->engine, q->n_gpu, q->n_gpu == 1 ? "" : "s", j->note);
+    else snprintf(line, sizeof line, "%s: would take %.1f GiB of %.1f on each GPU", name, (double)j->need / GIB, (double)q->memory / GIB);
     because(out, line);
 }
 
-static bool pads(const fq_model *m, const fq_fit *f)
+static void add_length(char *line, size_t n, const char *name, int64_t real, int64_t pad)
 {
-    return (f->intermediate_size_pad && f->intermediate_size_pad != m->intermediate_size) || (f->moe_intermediate_size_pad && f->moe_intermediate_size_pad != m->moe_intermediate_size) ||
-           (f->shared_expert_intermediate_size_pad && f->shared_expert_intermediate_size_pad != m->shared_expert_intermediate_size) || f->num_attention_heads_pad || f->kv_replication > 1 ||
-           (f->vocab_size_pad && f->vocab_size_pad != m->vocab_size);
+    const size_t at = strlen(line);
+    if (pad == 0 || pad == real) return;
+    snprintf(line + at, n - at, "%s%s %" PRId64 " -> %" PRId64, at ? ", " : "", name, real, pad);
+}
+
+/* "intermediate_size 29568 -> 29696, ..."; "" if nothing changes. */
+static void lengths_of(const fq_model *m, const fq_fit *f, char line[192])
+{
+    line[0] = '\0';
+    add_length(line, 192, "intermediate_size", m->intermediate_size, f->intermediate_size_pad);
+    add_length(line, 192, "moe_intermediate_size", m->moe_intermediate_size, f->moe_intermediate_size_pad);
+    add_length(line, 192, "shared_expert_intermediate_size", m->shared_expert_intermediate_size, f->shared_expert_intermediate_size_pad);
+    add_length(line, 192, "num_attention_heads", m->num_attention_heads, f->num_attention_heads_pad);
+    add_length(line, 192, "num_key_value_heads", m->num_key_value_heads, f->num_key_value_heads_pad);
+    add_length(line, 192, "vocab_size", m->vocab_size, f->vocab_size_pad);
+    if (f->kv_replication > 1 && strlen(line) < 150) snprintf(line + strlen(line), 192 - strlen(line), "%severy KV head %" PRId64 " times", line[0] ? ", " : "", f->kv_replication);
+}
+
+/* A family without a table can be looked at, but neither padded nor quantized. */
+static fq_status check_family(const request *q, const candidate *c, const judged *j, fq_err *e)
+{
+    char lengths[192];
+    lengths_of(q->m, &j->fit, lengths);
+    if (q->m->family[0] != '\0' || (c->bits == 16 && lengths[0] == '\0')) return FQ_OK;
+    return fqi_fail(e, FQ_E_INPUT, NULL, "unknown-family", "found model_type \"%s\", expected one of the families that `fitq help families` lists: others can be neither padded nor quantized", q->m->model_type);
+}
+
+static void say_lengths(const request *q, const fq_fit *f, fq_choice *out)
+{
+    char lengths[192], line[256];
+    lengths_of(q->m, f, lengths);
+    if (lengths[0] == '\0') {
+        because(out, "every length divides as it is: nothing is padded");
+        return;
+    }
+    snprintf(line, sizeof line, "padded with zeros, as the same function: %s", lengths);
+    because(out, line);
 }
 
 static void take(const request *q, const candidate *c, const judged *j, fq_choice *out)
@@ -103,9 +137,9 @@ static void take(const request *q, const candidate *c, const judged *j, fq_choic
     out->memory_need_bytes = j->need;
     out->longest_context = j->context;
     name_of(c, name);
-    snprintf(line, sizeof line, "%s: %.1f GiB of %.1f on each GPU, with room for %" PRId64 " tokens of context", name, (double)j->need / GIB, (double)q->memory / GIB, j->context);
+    snprintf(line, sizeof line, "%s: takes %.1f GiB of %.1f on each GPU with %" PRId64 " tokens of context, and has room for %" PRId64 "%s", name, (double)j->need / GIB, (double)q->memory / GIB, q->context,
+             j->context, j->context == q->m->max_position_embeddings ? ", all that the model has" : "");
     because(out, line);
-    because(out, pads(q->m, &j->fit) ? "lengths that do not divide are padded with zeros: the function stays the same" : "every length divides as it is: nothing is padded");
 }
 
 /* The best group size of the candidates [first, end), which have the same number of bits; end: none. */
@@ -138,7 +172,7 @@ static fq_status no_choice(const request *q, const judged *j, fq_err *e)
     }
     if (!nearest)
         return fqi_fail(e, FQ_E_INPUT, NULL, "does-not-fit", "found no format that %s runs on %d GPUs (%s), expected another number of GPUs", j[0].engine[0] ? j[0].engine : "every engine", q->n_gpu, j[0].note);
-    return fqi_fail(e, FQ_E_INPUT, NULL, "does-not-fit", "found %.1f GiB on each of %d GPUs, expected at least %.1f (%s, with a context of %" PRId64 " tokens)", (double)q->memory / GIB, q->n_gpu,
+    return fqi_fail(e, FQ_E_INPUT, NULL, "does-not-fit", "found %.1f GiB on %s%d GPU%s, expected at least %.1f (%s, with a context of %" PRId64 " tokens)", (double)q->memory / GIB, q->n_gpu == 1 ? "" : "each of ", q->n_gpu, q->n_gpu == 1 ? "" : "s",
                     (double)nearest->need / GIB, name, q->context);
 }
 
@@ -159,8 +193,10 @@ fq_status fq_choose(const fq_model *m, int n_gpu, uint64_t gpu_memory_bytes, con
             say_rejected(&c, &q, &candidates[first], &j[first]);
             continue;
         }
+        FQI_TRY(check_family(&q, &candidates[best], &j[best], e));
         take(&q, &candidates[best], &j[best], &c);
         explain_group(&c, j, first, end, best);
+        say_lengths(&q, &j[best].fit, &c);
         *out = c;
         return FQ_OK;
     }
