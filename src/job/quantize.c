@@ -92,9 +92,12 @@ static void hash_options(fqi_quantize *q)
     q->options_hash = XXH3_64bits(text, (size_t)n);
 }
 
+/* The row of the planner whose rules the result has to meet. Two and three bits have no row of their own: groups and heads are cut as those of four. */
 static const char *format_id(const fqi_quantize *q)
 {
-    return q->settings.grid.bits == 4 || q->settings.grid.bits == 8 ? "gptq-marlin" : "gptq-exllama";
+    const int bits = q->settings.grid.bits;
+    if (q->o->packing == FQ_PACKING_COMPRESSED_TENSORS) return bits == 8 ? "ct-int8" : "ct-int4";
+    return bits == 4 || bits == 8 ? "gptq-marlin" : "gptq";
 }
 
 /* ---- what is known before the work -------------------------------------------------------------------------------------------------- */
