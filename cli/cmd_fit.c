@@ -1,5 +1,6 @@
 /* cmd_fit.c - one command: decide, pad, quantize, look at the result, report. Everything it does is another command's work. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,7 +135,8 @@ static fq_status measure(const arg_values *a, const fq_run *run, fq_eval_report 
     const fq_eval_options o = { .path = a->output, .reference = a->operand[0], .text = { .text = text_of(a), .chunks = a->chunks }, .scratch = a->scratch };
     fq_status s = fq_eval(&o, run, out, e);
     if (s != FQ_OK || a->json) return s;
-    printf("  KL divergence from the original: %.3g +- %.1g; same top token: %.2f %%\n", out->kld.value, out->kld.error, 100 * out->same_top.value);
+    const int digits = out->kld.error > 0 ? 1 - (int)floor(log10(out->kld.error)) : 6;   /* two of the error's mean something */
+    printf("  KL divergence from the original: %.*f +- %.*f; same top token: %.2f %%\n", digits, out->kld.value, digits, out->kld.error, 100 * out->same_top.value);
     printf("  perplexity: %.5g, of the original %.5g%s\n", out->ppl.value, out->ppl_reference.value, a->text ? "" : " (on the text that it was calibrated with)");
     return s;
 }

@@ -9,11 +9,12 @@
 #include <string.h>
 
 #include "base/fs.h"
-#include "base/mem.h"
+#include "job/quantize_private.h"
 
-#define CELL_W 14
-#define CELL_H 18
+#define CELL_H 20
 #define MAX_ROLE 16
+#define LEFT 150          /* of names beside a picture */
+#define WIDE 560          /* of a picture beside them */
 
 /* ---- text ------------------------------------------------------------------------------------------------------------------ */
 
@@ -40,16 +41,25 @@ static void put_bytes(fqi_str *s, uint64_t n)
     fqi_str_printf(s, u ? "%.1f %s" : "%.0f %s", x, unit[u]);
 }
 
-static void put_row(fqi_str *s, const char *what, const char *format, double value, double error)
+static void put_count(fqi_str *s, uint64_t n)
+{
+    char digits[24];
+    const int len = snprintf(digits, sizeof digits, "%" PRIu64, n);
+    for (int i = 0; i < len; i++) fqi_str_printf(s, "%s%c", i > 0 && (len - i) % 3 == 0 ? "," : "", digits[i]);
+}
+
+/* As many digits as the error leaves meaning: two of the error's, and the value down to the same place. */
+static void put_measured(fqi_str *s, double value, double error)
+{
+    const int place = error > 0 ? 1 - (int)floor(log10(error)) : 6;
+    const int digits = place < 0 ? 0 : place > 12 ? 12 : place;
+    fqi_str_printf(s, "%.*f &plusmn; %.*f", digits, value, digits, error);
+}
+
+static void put_row(fqi_str *s, const char *what, const fq_value *v, double scale)
 {
     fqi_str_printf(s, "<tr><th scope=row>%s</th><td>", what);
-    char number[64];
-    snprintf(number, sizeof number, format, value);
-    fqi_str_puts(s, number);
-    if (error >= 0) {
-        snprintf(number, sizeof number, format, error);
-        fqi_str_printf(s, " &plusmn; %s", number);
-    }
+    put_measured(s, scale * v->value, scale * v->error);
     fqi_str_puts(s, "</td></tr>\n");
 }
 
@@ -61,10 +71,22 @@ static const char style[] =
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}\n"
     "th,td{padding:.2rem .8rem .2rem 0;text-align:right;border-bottom:1px solid var(--line);font-weight:normal}\n"
     "th[scope=row],thead th:first-child{text-align:left}thead th{color:var(--soft)}\n"
-    ".scroll{overflow-x:auto}.soft{color:var(--soft)}.warn{color:var(--warn)}svg{display:block;max-width:none}svg text{fill:var(--soft);font-size:11px}\n"
+    ".scroll{overflow-x:auto}.swatch{display:inline-block;width:.8em;height:.8em;margin-right:.5em;background:var(--mark)}.soft{color:var(--soft)}.warn{color:var(--warn)}svg{display:block;max-width:none;margin:.5rem 0}svg text{fill:var(--soft);font-size:11px}\n"
     "details{margin:.6rem 0}summary{cursor:pointer;color:var(--mark)}\n</style>\n";
 
 /* ---- parts ------------------------------------------------------------------------------------------------------------------- */
+
+/* j: NULL for a report that was not made by fq_quantize. Its options are gone, its settings are not. */
+static void put_method(fqi_str *s, const fqi_quantize *j)
+{
+    if (!j) return;
+    const fqi_quant_settings *x = &j->settings;
+    fqi_str_printf(s, "<p>%s, %s, scales %s.", x->method == FQ_METHOD_GPTQ ? "GPTQ" : "Rounding", x->grid.sym ? "symmetric" : "with zero points", x->grid.rule == FQI_SCALE_WEIGHTED ? "by a search" : "from the extreme weights");
+    if (x->method == FQ_METHOD_GPTQ) fqi_str_printf(s, " Damping %g %% of the mean diagonal, %d round%s of refitting.", 100 * x->damp, x->n_refit, x->n_refit == 1 ? "" : "s");
+    if (x->fold) fqi_str_puts(s, " MLP channels are stored by falling importance (gate, up and down alike, so the function stays; the order is in fitq.order), other inputs are processed in that order; g_idx is trivial.");
+    else if (x->act_order) fqi_str_puts(s, " Inputs are processed by falling importance and stored in their own order; g_idx is trivial.");
+    fqi_str_puts(s, "</p>\n");
+}
 
 static void put_head(fqi_str *s, const fq_quantize_report *q)
 {
@@ -81,14 +103,88 @@ static void put_head(fqi_str *s, const fq_quantize_report *q)
     fqi_str_puts(s, " of weights became ");
     put_bytes(s, q->file_bytes);
     if (p->n_token) {
-        fqi_str_printf(s, ". Calibrated on %" PRIu64 " tokens (%" PRId64 " windows of %" PRId64 "; source: ", p->n_token, p->samples, p->seqlen);
+        fqi_str_puts(s, ". Calibrated on ");
+        put_count(s, p->n_token);
+        fqi_str_printf(s, " tokens (%" PRId64 " windows of %" PRId64 "; source: ", p->samples, p->seqlen);
         put_text(s, p->calib_source);
-        fqi_str_printf(s, "; %zu different ids), %.1f for each input of the widest layer", p->n_distinct, p->tokens_per_input);
+        fqi_str_puts(s, "; ");
+        put_count(s, p->n_distinct);
+        fqi_str_printf(s, " different ids), %.1f for each input of the widest layer", p->tokens_per_input);
     } else {
         fqi_str_puts(s, ". Rounded without data");
     }
     fqi_str_printf(s, ". Written by fitq %s.</p>\n", fq_version());
     if (q->n_fallback) fqi_str_printf(s, "<p class=warn>%zu modules were not done by the method asked for: the last column below says why.</p>\n", q->n_fallback);
+    put_method(s, q->priv);
+}
+
+/* ---- pictures of the distance: a dot with its error bar, on an axis ---- */
+
+typedef struct axis { double lo, hi; bool log; } axis;
+
+static double place(const axis *a, double x)
+{
+    const double lo = a->log ? log10(a->lo) : a->lo, hi = a->log ? log10(a->hi) : a->hi, at = a->log ? log10(fmax(x, a->lo)) : x;
+    return LEFT + WIDE * fmin(fmax((at - lo) / (hi - lo), 0), 1);
+}
+
+static void put_bar(fqi_str *s, const axis *a, double from, double to, int y, int width, double opacity)
+{
+    fqi_str_printf(s, "<line x1=%.1f x2=%.1f y1=%d y2=%d stroke=\"var(--mark)\" stroke-width=%d stroke-opacity=%.2f />", place(a, from), place(a, to), y, y, width, opacity);
+}
+
+static void put_dot(fqi_str *s, const axis *a, const fq_value *v, int y, const char *name)
+{
+    fqi_str_printf(s, "<text x=0 y=%d>%s</text>", y + 4, name);
+    put_bar(s, a, v->value - v->error, v->value + v->error, y, 3, 1);
+    fqi_str_printf(s, "<circle cx=%.1f cy=%d r=4 fill=\"var(--ink)\"><title>", place(a, v->value), y);
+    put_measured(s, v->value, v->error);
+    fqi_str_puts(s, "</title></circle>\n");
+}
+
+static void put_tick(fqi_str *s, const axis *a, double x, int y, const char *format)
+{
+    const double at = place(a, x);
+    char number[32];
+    snprintf(number, sizeof number, format, x);
+    fqi_str_printf(s, "<line x1=%.1f x2=%.1f y1=%d y2=%d stroke=\"var(--line)\" /><text x=%.1f y=%d text-anchor=middle>%s</text>\n", at, at, 2, y - 12, at, y, number);
+}
+
+static void put_perplexities(fqi_str *s, const fq_eval_report *v)
+{
+    const double lo = fmin(v->ppl.value - v->ppl.error, v->ppl_reference.value - v->ppl_reference.error), hi = fmax(v->ppl.value + v->ppl.error, v->ppl_reference.value + v->ppl_reference.error);
+    const axis a = { lo - 0.1 * (hi - lo), hi + 0.1 * (hi - lo), false };
+    if (!(hi > lo)) return;
+    fqi_str_printf(s, "<svg role=img aria-label=\"perplexities with their error bars\" width=%d height=66>\n", LEFT + WIDE + 30);
+    put_tick(s, &a, lo, 62, "%.4g");
+    put_tick(s, &a, (lo + hi) / 2, 62, "%.4g");
+    put_tick(s, &a, hi, 62, "%.4g");
+    put_dot(s, &a, &v->ppl_reference, 14, "perplexity, original");
+    put_dot(s, &a, &v->ppl, 36, "perplexity, here");
+    fqi_str_puts(s, "</svg>\n");
+}
+
+/* Percentiles of the KL divergence as bars, the wider the nearer to the median, and the mean. */
+static void put_divergences(fqi_str *s, const fq_eval_report *v)
+{
+    const double *p = v->kld_percentile;   /* 99.9 99 95 90 50 10 5 1 0.1 */
+    const axis a = { pow(10, floor(log10(fmax(p[7], 1e-9)))), pow(10, ceil(log10(fmax(p[0], 1e-8)))), true };
+    if (!(p[0] > 0) || !(a.hi > a.lo)) return;
+    fqi_str_printf(s, "<svg role=img aria-label=\"distribution of the KL divergence\" width=%d height=48>\n", LEFT + WIDE + 30);
+    for (double x = a.lo; x < 1.5 * a.hi; x *= 10) put_tick(s, &a, x, 44, "%.0e");
+    put_bar(s, &a, p[7], p[0], 18, 3, 0.35);
+    put_bar(s, &a, p[6], p[2], 18, 9, 0.35);
+    put_bar(s, &a, p[5], p[3], 18, 15, 0.35);
+    fqi_str_printf(s, "<line x1=%.1f x2=%.1f y1=8 y2=28 stroke=\"var(--ink)\" stroke-width=2 />", place(&a, p[4]), place(&a, p[4]));
+    put_dot(s, &a, &v->kld, 18, "KL divergence");
+    fqi_str_puts(s, "</svg>\n<p class=soft>Bars: 10 to 90, 5 to 95 and 1 to 99.9 % of the tokens; line: median; dot: mean. Logarithmic.</p>\n");
+}
+
+static void put_percentiles(fqi_str *s, const fq_eval_report *v)
+{
+    fqi_str_puts(s, "<details><summary>Percentiles of the KL divergence</summary><table>\n");
+    for (size_t i = 0; i < FQ_N_PERCENTILE; i++) fqi_str_printf(s, "<tr><th scope=row>%.1f %%</th><td>%.3g</td></tr>\n", 100 * fq_percentile(i), v->kld_percentile[i]);
+    fqi_str_puts(s, "</table></details>\n");
 }
 
 static void put_distance(fqi_str *s, const fq_eval_report *v)
@@ -98,20 +194,20 @@ static void put_distance(fqi_str *s, const fq_eval_report *v)
         fqi_str_puts(s, "<p class=soft>Not measured: no text was given.</p>\n");
         return;
     }
-    fqi_str_printf(s, "<p>Over %zu scored tokens in windows of %" PRId64 ". The KL divergence says how far the predicted distributions are apart; its error bar is a standard error.</p>\n<div class=scroll><table>\n",
-                   v->plan.n_scored, v->plan.context);
-    put_row(s, "KL divergence, mean", "%.6f", v->kld.value, v->kld.error);
-    for (size_t i = 0; i < FQ_N_PERCENTILE; i++) {
-        char what[48];
-        snprintf(what, sizeof what, "KL divergence, %.1f %%", 100 * fq_percentile(i));
-        put_row(s, what, "%.6f", v->kld_percentile[i], -1);
-    }
-    put_row(s, "same top token, %", "%.3f", 100 * v->same_top.value, 100 * v->same_top.error);
-    put_row(s, "perplexity", "%.5f", v->ppl.value, v->ppl.error);
-    put_row(s, "perplexity of the original", "%.5f", v->ppl_reference.value, v->ppl_reference.error);
-    put_row(s, "ln(perplexity / original), paired", "%.6f", v->ln_ratio.value, v->ln_ratio.error);
-    put_row(s, "RMS of the change of the right token's probability, %", "%.4f", 100 * v->rms_delta_p.value, 100 * v->rms_delta_p.error);
+    fqi_str_puts(s, "<p>Over ");
+    put_count(s, v->plan.n_scored);
+    fqi_str_printf(s, " scored tokens in windows of %" PRId64 ". The KL divergence says how far the predicted distributions are apart. Errors are standard errors.</p>\n<div class=scroll>\n", v->plan.context);
+    put_divergences(s, v);
+    put_perplexities(s, v);
+    fqi_str_puts(s, "</div>\n<div class=scroll><table>\n");
+    put_row(s, "KL divergence, mean", &v->kld, 1);
+    put_row(s, "same top token, %", &v->same_top, 100);
+    put_row(s, "perplexity", &v->ppl, 1);
+    put_row(s, "perplexity of the original", &v->ppl_reference, 1);
+    put_row(s, "ln(perplexity / original), paired", &v->ln_ratio, 1);
+    put_row(s, "change of the right token's probability, root of the mean square, %", &v->rms_delta_p, 100);
     fqi_str_puts(s, "</table></div>\n");
+    put_percentiles(s, v);
 }
 
 typedef struct picture {
@@ -160,26 +256,43 @@ static bool make_picture(const fq_quantize_report *q, picture *p)
     return true;
 }
 
-/* A heat map: a row for a role, a column for a layer, darker for a larger error, on a scale of logarithms. */
-static void put_heat_map(fqi_str *s, const picture *p)
+static double shade(const picture *p, double x)
 {
     const double span = p->most > p->least ? log(p->most / p->least) : 1;
-    fqi_str_printf(s, "<div class=scroll><svg role=img aria-label=\"relative error by layer and role\" width=%" PRId64 " height=%zu>\n", 140 + p->n_layer * CELL_W + 20, p->n_role * CELL_H + 24);
+    return x > 0 ? 0.08 + 0.92 * log(x / p->least) / span : 0.04;
+}
+
+static void put_scale(fqi_str *s, const picture *p)
+{
+    enum { STEPS = 24, STEP = 8 };
+    fqi_str_printf(s, "<svg role=img aria-label=\"scale of the picture above\" width=%d height=20><text x=%d y=14 text-anchor=end>%.1e</text>", LEFT + STEPS * STEP + 80, LEFT - 6, p->least);
+    for (int i = 0; i < STEPS; i++)
+        fqi_str_printf(s, "<rect x=%d y=3 width=%d height=14 fill=\"var(--mark)\" fill-opacity=%.3f />", LEFT + i * STEP, STEP, 0.08 + 0.92 * i / (STEPS - 1.0));
+    fqi_str_printf(s, "<text x=%d y=14>%.1e</text></svg>\n", LEFT + STEPS * STEP + 6, p->most);
+}
+
+/* A heat map: a row for a role, a column for a layer, stronger for a larger error, on a scale of logarithms. */
+static void put_heat_map(fqi_str *s, const picture *p)
+{
+    const int64_t fit = WIDE / p->n_layer, cell = fit > 36 ? 36 : fit < 9 ? 9 : fit;
+    const int64_t every = p->n_layer * 2 > WIDE / 12 ? 10 : cell < 24 ? 5 : 1;
+    fqi_str_printf(s, "<div class=scroll><svg role=img aria-label=\"relative error by layer and role\" width=%" PRId64 " height=%zu>\n", LEFT + p->n_layer * cell + 20, p->n_role * CELL_H + 24);
     for (size_t r = 0; r < p->n_role; r++) {
-        fqi_str_printf(s, "<text x=0 y=%zu>", r * CELL_H + 13);
+        fqi_str_printf(s, "<text x=0 y=%zu>", r * CELL_H + 14);
         put_text(s, p->role[r]);
         fqi_str_puts(s, "</text>");
         for (int64_t l = 0; l < p->n_layer; l++) {
             const double x = p->cell[r * (size_t)p->n_layer + (size_t)l];
             if (x < 0) continue;
-            const double shade = x > 0 ? 0.08 + 0.92 * log(x / p->least) / span : 0.04;
-            fqi_str_printf(s, "<rect x=%" PRId64 " y=%zu width=%d height=%d fill=\"var(--mark)\" fill-opacity=%.3f><title>layer %" PRId64 ": %.3e</title></rect>", 140 + l * CELL_W, r * CELL_H + 1, CELL_W - 1, CELL_H - 2,
-                           shade, l, x);
+            fqi_str_printf(s, "<rect x=%" PRId64 " y=%zu width=%" PRId64 " height=%d fill=\"var(--mark)\" fill-opacity=%.3f><title>layer %" PRId64 ": %.3e</title></rect>", LEFT + l * cell, r * CELL_H + 1, cell - 1,
+                           CELL_H - 2, shade(p, x), l, x);
         }
         fqi_str_puts(s, "\n");
     }
-    for (int64_t l = 0; l < p->n_layer; l += p->n_layer > 40 ? 10 : p->n_layer > 10 ? 5 : 1) fqi_str_printf(s, "<text x=%" PRId64 " y=%zu>%" PRId64 "</text>", 140 + l * CELL_W, p->n_role * CELL_H + 16, l);
-    fqi_str_printf(s, "</svg></div>\n<p class=soft>From %.2e (light) to %.2e (dark), logarithmic.</p>\n", p->least, p->most);
+    for (int64_t l = 0; l < p->n_layer; l += every) fqi_str_printf(s, "<text x=%" PRId64 " y=%zu>%" PRId64 "</text>", LEFT + l * cell, p->n_role * CELL_H + 16, l);
+    fqi_str_puts(s, "</svg>\n");
+    put_scale(s, p);
+    fqi_str_puts(s, "</div>\n");
 }
 
 static void put_modules(fqi_str *s, const fq_quantize_report *q)
@@ -191,7 +304,9 @@ static void put_modules(fqi_str *s, const fq_quantize_report *q)
         put_text(s, m->name);
         fqi_str_printf(s, "</th><td>%" PRId64 " x %" PRId64 "</td><td>", m->rows, m->cols);
         put_text(s, m->method);
-        fqi_str_printf(s, "</td><td>%.3e</td><td>%.3e</td><td>%.3g</td><td>%" PRIu64 "</td><td>%.2f</td><td>", m->relative, m->error, m->damp, m->n_token, m->seconds);
+        fqi_str_printf(s, "</td><td>%.2e</td><td>%.2e</td><td>%.3g</td><td>", m->relative, m->error, m->damp);
+        put_count(s, m->n_token);
+        fqi_str_printf(s, "</td><td>%.2f</td><td>", m->seconds);
         put_text(s, m->why);
         fqi_str_puts(s, "</td></tr>\n");
     }
@@ -234,25 +349,27 @@ static void put_lengths(fqi_str *s, const fq_quantize_plan *p)
     fqi_str_puts(s, "</table>\n<p>What was added is exactly zero and changes no sum: the function is that of the unpadded quantized model.</p>\n");
 }
 
+static double stage_shade(size_t i, size_t n) { return 0.2 + 0.8 * (double)i / (double)(n > 1 ? n - 1 : 1); }
+
 static void put_stages(fqi_str *s, const fq_quantize_report *q)
 {
     double total = 0, at = 0;
     for (size_t i = 0; i < q->n_stage; i++) total += q->stage[i].seconds;
-    fqi_str_puts(s, "<h2>Time and memory</h2>\n<svg role=img aria-label=\"time by stage\" width=640 height=26>");
+    fqi_str_printf(s, "<h2>Time and memory</h2>\n<svg role=img aria-label=\"time by stage\" width=%d height=26>", LEFT + WIDE);
     for (size_t i = 0; i < q->n_stage && total > 0; i++) {
-        const double w = 640 * q->stage[i].seconds / total;
-        fqi_str_printf(s, "<rect x=%.1f y=2 width=%.1f height=20 fill=\"var(--mark)\" fill-opacity=%.2f><title>%s: %.2f s</title></rect>", at, w, 0.25 + 0.75 * (double)(i % 4) / 3, q->stage[i].name, q->stage[i].seconds);
+        const double w = (LEFT + WIDE) * q->stage[i].seconds / total;
+        fqi_str_printf(s, "<rect x=%.1f y=2 width=%.1f height=20 fill=\"var(--mark)\" fill-opacity=%.2f><title>%s: %.2f s</title></rect>", at, w, stage_shade(i, q->n_stage), q->stage[i].name, q->stage[i].seconds);
         at += w;
     }
     fqi_str_puts(s, "</svg>\n<table><thead><tr><th>stage</th><th>seconds</th><th>peak memory so far</th></tr></thead>\n");
     for (size_t i = 0; i < q->n_stage; i++) {
-        fqi_str_printf(s, "<tr><th scope=row>%s</th><td>%.2f</td><td>", q->stage[i].name, q->stage[i].seconds);
+        fqi_str_printf(s, "<tr><th scope=row><span class=swatch style=\"opacity:%.2f\"></span>%s</th><td>%.2f</td><td>", stage_shade(i, q->n_stage), q->stage[i].name, q->stage[i].seconds);
         put_bytes(s, q->stage[i].peak_bytes);
         fqi_str_puts(s, "</td></tr>\n");
     }
     fqi_str_puts(s, "</table>\n<p class=soft>Estimated before the work: ");
     put_bytes(s, q->plan.memory_bytes);
-    fqi_str_printf(s, "; %d threads, kernels %s.</p>\n</html>\n", q->plan.n_thread, q->plan.kernel);
+    fqi_str_printf(s, " of memory; %d threads, kernels %s.</p>\n</html>\n", q->plan.n_thread, q->plan.kernel);
 }
 
 fq_status fq_write_report(const char *path, const fq_quantize_report *q, const fq_eval_report *eval, fq_err *e)
