@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "plan/options.h"
 
 #define GIB ((double)(UINT64_C(1) << 30))
 
@@ -35,16 +36,25 @@ typedef struct request { const fq_model *m; int n_gpu; uint64_t memory; const ch
 static void look_at(const fq_plan_entry *x, judged *out)
 {
     const bool runs = x->verdict == FQ_RUNS || x->verdict == FQ_NEEDS_FIT;
-    if (!runs && out->runs) {
-        snprintf(out->engine, sizeof out->engine, "%s", x->engine->id);
-        snprintf(out->note, sizeof out->note, "%.150s", x->note[0] ? x->note : x->n_violation ? x->violation[0].text : "no rules for it");
-    }
-    out->runs = out->runs && runs;
     out->memory_known = out->memory_known && x->memory_known;
-    out->fits = out->fits && x->memory_fits;
-    if (x->memory_need_bytes > out->need) out->need = x->memory_need_bytes;
-    if (x->n_option > 0 && x->option[0].weight_bytes_per_gpu > out->weights) out->weights = x->option[0].weight_bytes_per_gpu;
-    if (x->longest_context < out->context) out->context = x->longest_context;
+    if (runs || !out->runs) return;
+    out->runs = false;
+    snprintf(out->engine, sizeof out->engine, "%s", x->engine->id);
+    snprintf(out->note, sizeof out->note, "%.150s", x->note[0] ? x->note : x->n_violation ? x->violation[0].text : "no rules for it");
+}
+
+/* What the lengths take that satisfy all engines at once: more than what the plan of each engine takes by itself. */
+static void weigh(const fq_plan *p, judged *out)
+{
+    for (size_t i = 0; i < fq_plan_n_entry(p); i++) {
+        fq_plan_entry x = { 0 };
+        uint64_t weights;
+        fqi_plan_memory(p, i, &out->fit, &x, &weights);
+        out->fits = out->fits && x.memory_fits;
+        if (x.memory_need_bytes > out->need) out->need = x.memory_need_bytes;
+        if (weights > out->weights) out->weights = weights;
+        if (x.longest_context < out->context) out->context = x.longest_context;
+    }
 }
 
 static fq_status judge(const request *q, const candidate *c, judged *out, fq_err *e)
@@ -58,8 +68,10 @@ static fq_status judge(const request *q, const candidate *c, judged *out, fq_err
     fq_err joint;
     if (out->runs && fq_plan_joint_fit(p, &out->fit, &joint) != FQ_OK) {
         out->runs = false;
+        snprintf(out->engine, sizeof out->engine, "one of the engines");
         snprintf(out->note, sizeof out->note, "%.150s", joint.text);
     }
+    if (out->runs) weigh(p, out);
     fq_plan_free(p);
     return FQ_OK;
 }

@@ -36,6 +36,8 @@ bool fqi_fit_changes(const fq_fit *f);
 
 /* The memory fields of an entry: d, the lengths of the option that is chosen. */
 void fqi_memory_fill(const fqi_case *c, const fqi_dims *d, const fqi_ask *ask, fq_plan_entry *out);
+/* The memory fields that entry i of a plan would have with these lengths at its own group size, and the weights on one GPU. */
+void fqi_plan_memory(const fq_plan *p, size_t i, const fq_fit *fit, fq_plan_entry *out, uint64_t *weight_bytes);
 /* CUDA context, communication buffers and activations of one GPU. */
 #define FQI_OVERHEAD_BYTES ((uint64_t)3 << 29)
 

@@ -367,6 +367,16 @@ size_t fq_plan_n_entry(const fq_plan *p) { return p->n_entry; }
 
 const fq_plan_entry *fq_plan_get_entry(const fq_plan *p, size_t i) { return i < p->n_entry ? &p->entries[i] : NULL; }
 
+void fqi_plan_memory(const fq_plan *p, size_t i, const fq_fit *fit, fq_plan_entry *out, uint64_t *weight_bytes)
+{
+    fqi_dims d;
+    fqi_price price;
+    fqi_dims_apply(&p->shape.dims, fit, &d);
+    fqi_memory_fill(&p->cases[i], &d, &p->ask, out);
+    fqi_price_of(&p->cases[i], &d, p->ask.kv_cache_bits, &price);
+    *weight_bytes = price.rank_bytes;
+}
+
 /* ---- one fit for all entries ------------------------------------------------------------------------------------------ */
 
 static fq_status joint_refused(const fq_plan *p, size_t i, const char *why, fq_err *e)
