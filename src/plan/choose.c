@@ -154,19 +154,19 @@ static void take(const request *q, const candidate *c, const judged *j, fq_choic
     because(out, line);
 }
 
-/* The best group size of the candidates [first, end), which have the same number of bits; end: none. */
-static size_t best_of(const judged *j, size_t first, size_t end)
+/* The group size that takes the least of the candidates [first, end), which have the same number of bits; first if none runs. */
+static size_t least_of(const judged *j, size_t first, size_t end)
 {
-    size_t best = end;
+    size_t least = first;
     for (size_t i = first; i < end; i++)
-        if (j[i].runs && j[i].fits && (best == end || j[i].need < j[best].need)) best = i;
-    return best;
+        if (j[i].runs && (!j[least].runs || j[i].need < j[least].need)) least = i;
+    return least;
 }
 
 static void explain_group(fq_choice *out, const judged *j, size_t first, size_t end, size_t best)
 {
     char line[256];
-    if (best == first || best == end || end - first < 2) return;
+    if (best == first || end - first < 2) return;
     if (!j[first].runs) snprintf(line, sizeof line, "groups of %d rather than %d, which %s does not run here", candidates[best].group, candidates[first].group, j[first].engine);
     else snprintf(line, sizeof line, "groups of %d rather than %d: padding for %d would take %.2f GiB more than the finer scales do", candidates[best].group, candidates[first].group, candidates[first].group,
                   (double)(j[first].need - j[best].need) / GIB);
@@ -200,9 +200,9 @@ fq_status fq_choose(const fq_model *m, int n_gpu, uint64_t gpu_memory_bytes, con
     }
     for (size_t first = 0, end; first < N_CANDIDATE; first = end) {
         for (end = first; end < N_CANDIDATE && candidates[end].bits == candidates[first].bits;) end++;
-        const size_t best = best_of(j, first, end);
-        if (best == end) {
-            say_rejected(&c, &q, &candidates[first], &j[first]);
+        const size_t best = least_of(j, first, end);
+        if (!j[best].runs || !j[best].fits) {
+            say_rejected(&c, &q, &candidates[best], &j[best]);
             continue;
         }
         FQI_TRY(check_family(&q, &candidates[best], &j[best], e));

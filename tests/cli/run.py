@@ -6,7 +6,7 @@
 A case is a bash script that is run in an empty folder, with `fitq` first in PATH, $DATA = tests/cli/data and $EXAMPLES =
 examples/. A missing .stdout or .stderr means empty, a missing .exit means 0. What cannot be the same everywhere is replaced
 before comparing: the folder (WORK), the repository (SOURCE), times (N s), rates, memory estimates, the instruction set,
-the drift of verify. --update writes what came out as
+the drift of verify, errors of quantized weights where the BLAS decides their last digits. --update writes what came out as
 what is expected; look at the diff before you commit it.
 """
 import difflib
@@ -30,12 +30,18 @@ def normal(text, work):
     text = re.sub(r'"peak_memory_bytes": [0-9]+', '"peak_memory_bytes": N', text)
     text = re.sub(r'[0-9,]+ tokens/s', 'N tokens/s', text)
     text = re.sub(r'"tokens_per_second": [0-9.e+-]+', '"tokens_per_second": N', text)
-    text = re.sub(r'(threads?, )(c|avx2|avx512);', r'\1KERNEL;', text)
+    text = re.sub(r'\b(threads?, )(c|avx2|avx512)(;|$)', r'\1KERNEL\3', text, flags=re.M)
     text = re.sub(r'"kernel": "\w+"', '"kernel": "KERNEL"', text)
     # verify: what the order of the BLAS does
     text = re.sub(r'^(  (?:largest logit difference|KL divergence|same top token)) +\S+( %)? +\S+( %)?$', r'\1  N  N', text, flags=re.M)
     text = re.sub(r'^  IN FAST ORDER +B FROM A +ORDER ALONE$', '  IN FAST ORDER  B FROM A  ORDER ALONE', text, flags=re.M)
     text = re.sub(r'^(  bound +)\S+ for a logit', r'\1N for a logit', text, flags=re.M)
+    # quantize and fit: what depends on the BLAS, and on the clock
+    text = re.sub(r', in [0-9:]+( s)?$', ', in N s', text, flags=re.M)
+    text = re.sub(r'^( +\d+|      )(  \w+(?: x \d+)? *)  \d\.\d\de[-+]\d\d( +[0-9.-]+ +[0-9,-]+) +[0-9.]+$', r'\1\2  N\3  N', text, flags=re.M)
+    text = re.sub(r'(relative error of outputs: )\S+( on average, worst )\S+', r'\1N\2N', text)
+    text = re.sub(r'^(  KL divergence from the original: ).*$', r'\1N', text, flags=re.M)
+    text = re.sub(r'^(  perplexity: )[0-9.]+(, of the original )[0-9.]+', r'\1N\2N', text, flags=re.M)
     text = re.sub(r'(memory-budget: .*expected at least) \d+', r'\1 N', text)  # by the number of threads
     return re.sub(r'peak memory: about [0-9.]+ \w+', 'peak memory: about N', text)
 

@@ -1,0 +1,1 @@
+fitq fit --help

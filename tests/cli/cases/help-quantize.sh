@@ -1,0 +1,1 @@
+fitq quantize --help
