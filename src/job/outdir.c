@@ -125,6 +125,9 @@ static bool ends_with(const char *s, const char *end)
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
+/* What a job keeps in the staging folder while it writes: of the source's folder it is not copied. */
+static bool is_own(const char *name) { return strcmp(name, JOURNAL) == 0 || strcmp(name, FQI_ORDER_FILE) == 0 || strcmp(name, FQI_REPORTS_FILE) == 0; }
+
 /* Weights in any container: another copy of the old model would contradict the new config.json. */
 static bool is_weights(const char *name)
 {
@@ -152,7 +155,7 @@ static bool is_read(const fq_ckpt *c, const char *name)
 static const char *why_not(const fq_ckpt *c, bool top, const fqi_dirent *x)
 {
     if (top && (is_written_by_us(x->name) || is_read(c, x->name))) return "";
-    if (top && strcmp(x->name, JOURNAL) == 0) return "fitq keeps its own journal under this name";
+    if (top && is_own(x->name)) return "fitq keeps a file of its own under this name";
     if (x->is_dir && x->is_link) return "a link to a folder";
     if (x->is_dir) return x->name[0] == '.' ? "a hidden folder" : NULL;
     if (!x->is_file) return x->is_link ? "a link to no file" : "neither a file nor a folder";
@@ -219,8 +222,7 @@ static fq_status sweep(const fqi_outdir *o, fq_err *e)
     size_t n = 0;
     fq_status s = fqi_dir_list(o->staging, &arena, &entry, &n, e);
     for (size_t i = 0; i < n && s == FQ_OK; i++) {
-        bool ours = ends_with(entry[i].name, ".safetensors") || strcmp(entry[i].name, JOURNAL) == 0 || strcmp(entry[i].name, FQI_ORDER_FILE) == 0;
-        if (ours && entry[i].is_file && !entry[i].is_link) continue;
+        if ((is_own(entry[i].name) || ends_with(entry[i].name, ".safetensors")) && entry[i].is_file && !entry[i].is_link) continue;
         char *path = fqi_path_join(o->staging, entry[i].name);
         s = path ? fqi_remove_tree(path, e) : fqi_fail_nomem(e, "path");
         free(path);
@@ -237,10 +239,19 @@ fq_status fqi_outdir_copy_rest(const fqi_outdir *o, const fq_ckpt *c, const fq_r
 
 /* ---- the end ---- */
 
+static fq_status remove_reports(const fqi_outdir *o, fq_err *e)
+{
+    char *path = fqi_path_join(o->staging, FQI_REPORTS_FILE);
+    fq_status s = path ? fqi_remove_tree(path, e) : fqi_fail_nomem(e, "path");
+    free(path);
+    return s;
+}
+
 fq_status fqi_outdir_commit(fqi_outdir *o, fq_err *e)
 {
     FQI_TRY(check_existing(o, e));   /* before the journal goes: a refused commit can still be resumed */
     FQI_TRY(fqi_remove_tree(o->journal, e));
+    FQI_TRY(remove_reports(o, e));
     FQI_TRY(fqi_sync_dir(o->staging, e));
     return fqi_commit_dir(o->staging, o->target, o->overwrite, e);
 }

@@ -14,6 +14,8 @@
 
 #include "checkpoint/catalogue.h"
 
+/* Files of the staging folder that outlive the shards: the first goes into the result, the second is needed until the commit. */
+#define FQI_REPORTS_FILE "fitq.state.modules"
 #define FQI_ORDER_FILE "fitq.order"   /* written while shards are: in which order MLP channels were stored */
 
 typedef struct fqi_outdir {
@@ -32,7 +34,7 @@ fq_status fqi_outdir_write(const fqi_outdir *o, const char *name, const char *te
  * included; files keep their permission bits, and a link to a file becomes the file. Left out, with one log line each that names
  * the path inside the source: other copies of the weights (pytorch_model.bin beside safetensors, GGUF, ...), hidden folders
  * (.git, .cache), links to folders (nothing is read from elsewhere, and no loop is walked), links to nothing, FIFOs and devices,
- * and a file that has the journal's name. */
+ * and files that have the names of the job's own. */
 fq_status fqi_outdir_copy_rest(const fqi_outdir *o, const fq_ckpt *c, const fq_run *run, fq_err *e);
 /* Removes the journal, makes everything durable, renames. A target that appeared meanwhile is judged as by fqi_outdir_open. */
 fq_status fqi_outdir_commit(fqi_outdir *o, fq_err *e);

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "base/fs.h"
 #include "job/quantize_private.h"
 
@@ -32,6 +35,13 @@ static void put_header(const fqi_quantize *q, fqi_str *s)
     fqi_str_free(&text);
 }
 
+/* Where the channels of module `module` begin, behind a header of `header` bytes. */
+static uint64_t place_of(const fqi_quantize *q, size_t module, uint64_t header)
+{
+    for (size_t i = 0; i < module; i++) header += is_down(&q->modules.at[i]) ? 4 * (uint64_t)q->modules.at[i].cols_pad : 0;
+    return header;
+}
+
 static void put_channels(const fqi_module *m, const fqi_map *map, fqi_str *s)
 {
     int32_t one = 0;
@@ -50,9 +60,7 @@ fq_status fqi_quant_order_write(const fqi_quantize *q, const char *dir, const fq
     const size_t first = q->modules.first_of_layer[layer];
     fqi_str s = { 0 };
     put_header(q, &s);
-    uint64_t at = s.len;
-    for (size_t i = 0; i < first; i++) at += is_down(&q->modules.at[i]) ? 4 * (uint64_t)q->modules.at[i].cols_pad : 0;
-    const uint64_t begin = at;
+    const uint64_t begin = place_of(q, first, s.len);
     if (layer > 0) s.len = 0;
     for (size_t i = 0; i < c->n; i++) {
         const fqi_module *m = &q->modules.at[first + i];
@@ -70,4 +78,37 @@ fq_status fqi_quant_order_write(const fqi_quantize *q, const char *dir, const fq
     fqi_str_free(&s);
     free(path);
     return st;
+}
+
+/* The whole header, then the layer's channels. */
+static fq_status hash_file(const char *path, const fqi_str *header, uint64_t begin, uint64_t end, uint64_t *hash, fq_err *e)
+{
+    const size_t n = header->len + (size_t)(end - begin);
+    fqi_file f = FQI_FILE_NONE;
+    char *bytes = malloc(n + 1);
+    fq_status s = bytes ? fqi_file_open(&f, path, FQ_IO_BUFFERED, e) : fqi_fail_nomem(e, FQI_ORDER_FILE);
+    const bool whole = s == FQ_OK && f.bytes >= end;
+    if (whole) s = fqi_file_read(&f, bytes, header->len, 0, e);
+    if (whole && s == FQ_OK) s = fqi_file_read(&f, bytes + header->len, n - header->len, begin, e);
+    if (whole && s == FQ_OK && memcmp(bytes, header->s, header->len) == 0) *hash = XXH3_64bits(bytes, n);
+    fqi_file_close(&f);
+    free(bytes);
+    return s;
+}
+
+fq_status fqi_quant_order_hash(const fqi_quantize *q, const char *dir, int64_t layer, uint64_t *hash, fq_err *e)
+{
+    const int64_t n_layer = q->decoder.model.num_hidden_layers;
+    *hash = 0;
+    if (!q->settings.fold) return FQ_OK;
+    fqi_str header = { 0 };
+    put_header(q, &header);
+    char *path = fqi_path_join(dir, FQI_ORDER_FILE);
+    fq_status s = header.failed || !path ? fqi_fail_nomem(e, FQI_ORDER_FILE) : FQ_OK;
+    const size_t first = layer >= 0 && layer < n_layer ? q->modules.first_of_layer[layer] : q->modules.first_of_layer[n_layer];
+    const size_t end = layer >= 0 && layer < n_layer ? q->modules.first_of_layer[layer + 1] : q->modules.n;
+    if (s == FQ_OK && fqi_path_exists(path)) s = hash_file(path, &header, place_of(q, first, header.len), place_of(q, end, header.len), hash, e);
+    fqi_str_free(&header);
+    free(path);
+    return s;
 }

@@ -33,6 +33,7 @@ typedef struct quant_run {
     size_t *first_tensor;        /* of each layer; [n_layer] = behind the last */
     int64_t n_layer;
     uint64_t key;                /* of hidden states on the disk */
+    bool head_done;              /* the output head is on record, with its report */
     pthread_t writer; bool writing; size_t upto;
     fq_status written; fq_err why;
 } quant_run;
@@ -236,11 +237,15 @@ static void take_report(fqi_quantize *q, const fqi_layer_codes *c, size_t first)
     }
 }
 
-/* Everything that a resume needs of this layer beside its tensors. */
+/* Everything that a resume needs of this layer beside its tensors. A layer that is computed again because that was lost leaves it again: what is
+ * added for later layers stands behind it in the same files. */
 static fq_status keep(quant_run *r, const fqi_made_layer *made, int64_t layer, fq_err *e)
 {
     FQI_TRY(wait_for_writer(r, e));   /* the state of the layer before last is overwritten: the layer before must be on record */
-    if (calibrates(r->q) && (layer + 1 < r->n_layer || r->q->o->lm_head)) FQI_TRY(fqi_quant_state_save(r->request.dir, &r->x, layer, r->key, e));
+    if (calibrates(r->q) && (layer + 1 < r->n_layer || r->q->o->lm_head)) {
+        FQI_TRY(fqi_quant_state_save(r->request.dir, FQI_STATE_QUANTIZED, &r->x, layer, r->key, e));
+        if (r->has_plain) FQI_TRY(fqi_quant_state_save(r->request.dir, FQI_STATE_PLAIN, &r->plain, layer, r->key, e));
+    }
     FQI_TRY(fqi_quant_order_write(r->q, r->request.dir, &made->codes, layer, e));
     return fqi_quant_reports_save(r->q, r->request.dir, made->first, made->n, r->key, e);
 }
@@ -257,7 +262,7 @@ static fq_status do_layer(quant_run *r, int64_t layer, bool wanted, fq_err *e)
     made->n = q->modules.first_of_layer[layer + 1] - made->first;
     fq_status s = fqi_quant_layer(&job, layer, w, &made->codes, e);
     if (s == FQ_OK) take_report(q, &made->codes, made->first);
-    if (s == FQ_OK && wanted) s = keep(r, made, layer, e);
+    if (s == FQ_OK) s = keep(r, made, layer, e);
     if (s != FQ_OK || !wanted) {
         fqi_made_layer_free(made);
         return s;
@@ -271,8 +276,17 @@ static void warn(const quant_run *r, const char *line)
     if (run->log) run->log(run->user, FQ_LOG_WARN, line);
 }
 
-/* The first layer to compute, with r->x as it enters it. Finished layers whose states or reports are lost are computed again, from the first
- * on, but not written again: the same request gives the same codes. */
+/* All tensors are on record, a quantized output head and its report with them. */
+static bool all_written(const quant_run *r) { return fqi_stream_next(r->stream) >= r->q->table.n_tensor; }
+
+static fq_status load_states(quant_run *r, int64_t layer, bool *found, fq_err *e)
+{
+    FQI_TRY(fqi_quant_state_load(r->request.dir, FQI_STATE_QUANTIZED, &r->x, layer, r->key, found, e));
+    return *found && r->has_plain ? fqi_quant_state_load(r->request.dir, FQI_STATE_PLAIN, &r->plain, layer, r->key, found, e) : FQ_OK;
+}
+
+/* The first layer to compute, with r->x as it enters it. Finished layers whose states, reports or channel orders are lost are computed again,
+ * from the first on, but not written again: the same request gives the same codes. */
 static fq_status find_start(quant_run *r, int64_t *start, fq_err *e)
 {
     fqi_quantize *q = r->q;
@@ -281,12 +295,10 @@ static fq_status find_start(quant_run *r, int64_t *start, fq_err *e)
     bool reports = true, states = true;
     while (layer < r->n_layer && next >= r->first_tensor[layer + 1]) layer++;
     q->resumed_layers = (size_t)layer;
-    if (layer > 0) FQI_TRY(fqi_quant_reports_load(q, r->request.dir, q->modules.first_of_layer[layer], r->key, &reports, e));
-    const bool needed = calibrates(q) && (layer < r->n_layer || q->o->lm_head);
-    if (layer > 0 && needed) {
-        states = false;   /* the unquantized model's states, of a shifted target, are not kept */
-        if (!r->has_plain) FQI_TRY(fqi_quant_state_load(r->request.dir, &r->x, layer - 1, r->key, &states, e));
-    }
+    const size_t n_reported = all_written(r) ? q->modules.n : q->modules.first_of_layer[layer];
+    if (layer > 0) FQI_TRY(fqi_quant_reports_load(q, r->request.dir, n_reported, r->key, &reports, e));
+    r->head_done = all_written(r) && reports;
+    if (layer > 0 && calibrates(q) && (layer < r->n_layer || (q->o->lm_head && !r->head_done))) FQI_TRY(load_states(r, layer - 1, &states, e));
     *start = reports && states ? layer : 0;
     if (layer > 0 && *start == 0) warn(r, "what finished layers left for the next one is missing or damaged: they are computed again");
     if (!calibrates(q) || *start > 0 || r->n_layer == 0) return FQ_OK;
@@ -324,7 +336,7 @@ static fq_status do_head(quant_run *r, fq_err *e)
     q->writing = made;
     FQI_TRY(fqi_quant_head(&job, norm, &head, &made->codes, e));
     take_report(q, &made->codes, made->first);
-    return FQ_OK;
+    return fqi_quant_reports_save(q, r->request.dir, made->first, made->n, r->key, e);
 }
 
 static fq_status run_all(quant_run *r, uint64_t *resumed_bytes, fq_err *e)
@@ -339,7 +351,7 @@ static fq_status run_all(quant_run *r, uint64_t *resumed_bytes, fq_err *e)
     end_stage(r->q, "embeddings", &since);
     FQI_TRY(do_layers(r, e));
     end_layers(r->q, &since);
-    if (r->q->o->lm_head) FQI_TRY(do_head(r, e));
+    if (r->q->o->lm_head && !r->head_done) FQI_TRY(do_head(r, e));
     FQI_TRY(fqi_stream_write(r->stream, r->q->table.n_tensor, e));
     end_stage(r->q, "output head and rest", &since);
     return fqi_quant_state_remove(r->request.dir, e);

@@ -1,8 +1,8 @@
-/* quant_state.c - hidden states between two layers, on the disk for a resume.
+/* quant_state.c - what the next layer needs of the finished ones, on the disk for a resume.
  *
  *     fitq.state.0, fitq.state.1:   magic, key, layer, rows, columns, XXH3-128 of the rows | rows as fp32
- *
- *     fitq.state.modules:             what is reported of every finished module, one record each
+ *     fitq.plain.0, fitq.plain.1:   the same, of the unquantized model
+ *     fitq.state.modules:           what is reported of every finished module, one record each
  *
  * A file is believed only if all of that checks. It is written before the journal records its layer, and the next layer's goes to the
  * other file: whatever the last record says, its state is whole. */
@@ -17,12 +17,12 @@
 #include "job/quantize_private.h"
 
 #define MAGIC UINT64_C(0x3165746174737166)   /* "fqstate1" */
-#define MODULES_FILE "fitq.state.modules"
 #define PIECE_BYTES ((size_t)4 << 20)
 
 typedef struct head { uint64_t magic, key, rows, cols; int64_t layer; uint64_t hash[2]; uint64_t head_hash; } head;
 
-static char *path_of(const char *dir, int64_t layer) { return fqi_path_join(dir, layer % 2 == 0 ? "fitq.state.0" : "fitq.state.1"); }
+static const char *const state_file[][2] = { [FQI_STATE_QUANTIZED] = { "fitq.state.0", "fitq.state.1" }, [FQI_STATE_PLAIN] = { "fitq.plain.0", "fitq.plain.1" } };
+static char *path_of(const char *dir, fqi_state_of of, int64_t layer) { return fqi_path_join(dir, state_file[of][layer % 2]); }
 
 static void seal(head *h) { h->head_hash = XXH3_64bits(h, offsetof(head, head_hash)); }
 
@@ -70,10 +70,10 @@ static fq_status write_rows(rows *r, fqi_writer *w, fq_err *e)
     return FQ_OK;
 }
 
-fq_status fqi_quant_state_save(const char *dir, fqi_acts *x, int64_t layer, uint64_t key, fq_err *e)
+fq_status fqi_quant_state_save(const char *dir, fqi_state_of of, fqi_acts *x, int64_t layer, uint64_t key, fq_err *e)
 {
     head h = { .magic = MAGIC, .key = key, .rows = x->n_row, .cols = x->cols, .layer = layer };
-    char *path = path_of(dir, layer);
+    char *path = path_of(dir, of, layer);
     rows r = { 0 };
     fqi_writer w = { 0 };
     bool open = false;
@@ -110,9 +110,9 @@ static fq_status read_rows(rows *r, const fqi_file *f, const head *h, bool *same
     return FQ_OK;
 }
 
-fq_status fqi_quant_state_load(const char *dir, fqi_acts *x, int64_t layer, uint64_t key, bool *found, fq_err *e)
+fq_status fqi_quant_state_load(const char *dir, fqi_state_of of, fqi_acts *x, int64_t layer, uint64_t key, bool *found, fq_err *e)
 {
-    char *path = path_of(dir, layer);
+    char *path = path_of(dir, of, layer);
     fqi_file f = FQI_FILE_NONE;
     head h = { 0 }, want = { .magic = MAGIC, .key = key, .rows = x->n_row, .cols = x->cols, .layer = layer };
     rows r = { 0 };
@@ -139,7 +139,7 @@ fq_status fqi_quant_state_load(const char *dir, fqi_acts *x, int64_t layer, uint
 /* ---- reports ----------------------------------------------------------------------------------------------------------------- */
 
 typedef struct record {
-    uint64_t key, index, n_token;
+    uint64_t key, index, n_token, order;   /* hash of the layer's part of the channel orders */
     double error, relative, damp, seconds;
     char method[32], why[200];
     uint64_t hash;
@@ -147,14 +147,16 @@ typedef struct record {
 
 fq_status fqi_quant_reports_save(const fqi_quantize *q, const char *dir, size_t first, size_t n, uint64_t key, fq_err *e)
 {
-    char *path = fqi_path_join(dir, MODULES_FILE);
+    char *path = fqi_path_join(dir, FQI_REPORTS_FILE);
     record *all = fqi_calloc(n + 1, sizeof *all);
     fqi_writer w = { 0 };
+    uint64_t order = 0;
     fq_status s = path && all ? FQ_OK : fqi_fail_nomem(e, "reports");
+    if (s == FQ_OK && n > 0) s = fqi_quant_order_hash(q, dir, q->modules.at[first].layer, &order, e);
     for (size_t i = 0; s == FQ_OK && i < n; i++) {
         const fq_module_report *m = &q->report[first + i];
         record *r = &all[i];
-        *r = (record){ .key = key, .index = first + i, .n_token = m->n_token, .error = m->error, .relative = m->relative, .damp = m->damp, .seconds = m->seconds };
+        *r = (record){ .key = key, .index = first + i, .n_token = m->n_token, .order = order, .error = m->error, .relative = m->relative, .damp = m->damp, .seconds = m->seconds };
         snprintf(r->method, sizeof r->method, "%s", m->method);
         snprintf(r->why, sizeof r->why, "%s", m->why);
         r->hash = XXH3_64bits(r, offsetof(record, hash));
@@ -170,11 +172,11 @@ fq_status fqi_quant_reports_save(const fqi_quantize *q, const char *dir, size_t 
     return s;
 }
 
-static bool take_record(fqi_quantize *q, const record *r, size_t i, uint64_t key)
+static bool take_record(fqi_quantize *q, const record *r, size_t i, uint64_t key, uint64_t order)
 {
     static const char *const known[] = { "gptq", "weighted rounding", "rounding" };
     const fqi_module *m = &q->modules.at[i];
-    if (r->hash != XXH3_64bits(r, offsetof(record, hash)) || r->key != key || r->index != i) return false;
+    if (r->hash != XXH3_64bits(r, offsetof(record, hash)) || r->key != key || r->index != i || r->order != order) return false;
     fq_module_report out = { .name = m->name, .layer = m->layer, .role = m->role, .rows = m->rows, .cols = m->cols, .bits = q->settings.grid.bits, .group_size = q->settings.group_size,
                              .error = r->error, .relative = r->relative, .damp = r->damp, .n_token = r->n_token, .seconds = r->seconds, .why = "" };
     for (size_t k = 0; k < sizeof known / sizeof known[0]; k++)
@@ -188,9 +190,10 @@ static bool take_record(fqi_quantize *q, const record *r, size_t i, uint64_t key
 
 fq_status fqi_quant_reports_load(fqi_quantize *q, const char *dir, size_t n, uint64_t key, bool *found, fq_err *e)
 {
-    char *path = fqi_path_join(dir, MODULES_FILE);
+    char *path = fqi_path_join(dir, FQI_REPORTS_FILE);
     fqi_file f = FQI_FILE_NONE;
     record r;
+    uint64_t order = 0;
     *found = false;
     if (!path) return fqi_fail_nomem(e, "path");
     if (!fqi_path_exists(path)) {
@@ -200,8 +203,9 @@ fq_status fqi_quant_reports_load(fqi_quantize *q, const char *dir, size_t n, uin
     fq_status s = fqi_file_open(&f, path, FQ_IO_BUFFERED, e);
     bool good = s == FQ_OK && f.bytes >= n * sizeof r;
     for (size_t i = 0; s == FQ_OK && good && i < n; i++) {
-        s = fqi_file_read(&f, &r, sizeof r, i * sizeof r, e);
-        good = s == FQ_OK && take_record(q, &r, i, key);
+        if (i == 0 || q->modules.at[i].layer != q->modules.at[i - 1].layer) s = fqi_quant_order_hash(q, dir, q->modules.at[i].layer, &order, e);
+        if (s == FQ_OK) s = fqi_file_read(&f, &r, sizeof r, i * sizeof r, e);
+        good = s == FQ_OK && take_record(q, &r, i, key, order);
     }
     *found = good;
     fqi_file_close(&f);
@@ -211,9 +215,8 @@ fq_status fqi_quant_reports_load(fqi_quantize *q, const char *dir, size_t n, uin
 
 fq_status fqi_quant_state_remove(const char *dir, fq_err *e)
 {
-    static const char *const name[] = { "fitq.state.0", "fitq.state.1", MODULES_FILE };
-    for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
-        char *path = fqi_path_join(dir, name[i]);
+    for (size_t i = 0; i < 2 * sizeof state_file / sizeof state_file[0]; i++) {
+        char *path = path_of(dir, (fqi_state_of)(i / 2), (int64_t)i);
         fq_status s = path ? fqi_remove_tree(path, e) : fqi_fail_nomem(e, "path");
         free(path);
         if (s != FQ_OK) return s;

@@ -9,9 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "base/fs_memory.h"
 #include "base/pipeline.h"
 #include "job/quantize_private.h"
@@ -81,17 +78,6 @@ static void set_expert_floor(fqi_quantize *q)
     q->settings.min_expert_tokens = asked > 0 ? (size_t)asked : asked < 0 ? 1 : (size_t)(width / 4);
 }
 
-/* Everything of the options that decides a code; what the weights and the text add has keys of its own. */
-static void hash_options(fqi_quantize *q)
-{
-    const fqi_quant_settings *s = &q->settings;
-    char text[512];
-    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d %" PRId64 " %.17g %d %d %d %d %d %.17g %zu %d %d", (int)s->method, s->grid.bits, s->grid.sym, s->grid.signed_scale, (int)s->grid.rule,
-                     (int)s->grid.store, s->grid.zero_least, s->group_size, s->damp, (int)s->scales, (int)s->curve, s->act_order, s->fold, s->n_refit, s->shift, s->min_expert_tokens, (int)q->o->packing,
-                     q->o->lm_head);
-    q->options_hash = XXH3_64bits(text, (size_t)n);
-}
-
 /* The row of the planner whose rules the result has to meet. Two and three bits have no row of their own: groups and heads are cut as those of four. */
 static const char *format_id(const fqi_quantize *q)
 {
@@ -145,6 +131,18 @@ static void warn_about(const fqi_quantize *q)
     say(q, FQ_LOG_WARN, line);
 }
 
+/* A dry run does not make the model write for minutes: it will write as much as is asked for. */
+static fq_status plan_calib(fqi_quantize *q)
+{
+    char line[160];
+    snprintf(line, sizeof line, "the model will write its calibration text with all of its weights in memory (%.1f GiB); --calib FILE does without", (double)q->fitting.ckpt->info.tensor_bytes / (double)(1 << 30));
+    say(q, FQ_LOG_INFO, line);
+    q->calib.n_window = q->o->calib.samples > 0 ? (size_t)q->o->calib.samples : FQI_CALIB_SAMPLES;
+    q->calib.seqlen = q->o->calib.seqlen > 0 ? (size_t)q->o->calib.seqlen : FQI_CALIB_SEQLEN;
+    snprintf(q->calib.source, sizeof q->calib.source, "written by the model");
+    return FQ_OK;
+}
+
 static fq_status make_calib(fqi_quantize *q, fq_err *e)
 {
     const double start = fqi_now_seconds();
@@ -153,6 +151,7 @@ static fq_status make_calib(fqi_quantize *q, fq_err *e)
         snprintf(q->calib.source, sizeof q->calib.source, "none");
         return FQ_OK;
     }
+    if (q->o->pad.dry_run && !q->o->calib.file && !q->o->calib.ids) return plan_calib(q);
     FQI_TRY(fqi_calib_make(&q->o->calib, &m, q->run, &q->calib, e));
     q->stage[q->n_stage++] = (fq_stage){ .name = "calibration text", .seconds = fqi_now_seconds() - start, .peak_bytes = fqi_memory_now().peak };
     return FQ_OK;
@@ -167,8 +166,8 @@ static fq_status prepare(fqi_quantize *q, fq_err *e)
     FQI_TRY(check_head(q, e));
     keep_order_of_biases(q);
     set_expert_floor(q);
-    hash_options(q);
     FQI_TRY(fqi_modules_find(&q->fitting, q->o->lm_head, &q->modules, e));
+    FQI_TRY(fqi_quant_check_groups(q, e));
     q->report = fqi_calloc(q->modules.n + 1, sizeof *q->report);
     q->reported = fqi_calloc(q->modules.n + 1, sizeof *q->reported);
     if (!q->report || !q->reported) return fqi_fail_nomem(e, "reports");
@@ -181,6 +180,7 @@ static fq_status prepare(fqi_quantize *q, fq_err *e)
     FQI_TRY(fqi_outplan_create(&r, &q->table, e));
     FQI_TRY(fqi_quant_config(q, e));
     FQI_TRY(make_calib(q, e));
+    fqi_quant_keys(q);
     warn_about(q);
     return fqi_quant_plan_make(q, &q->plan, e);
 }
@@ -242,17 +242,13 @@ static void take_report(fqi_quantize *q, const fqi_write_result *w, double secon
 static fq_status run_job(fqi_quantize *q, fq_quantize_report *out, fq_err *e)
 {
     const double start = fqi_now_seconds();
-    char calib[17], options[17];
     FQI_TRY(prepare(q, e));
-    snprintf(calib, sizeof calib, "%016" PRIx64, q->calib.hash);
-    snprintf(options, sizeof options, "%016" PRIx64, q->options_hash);
-    const fqi_journal_key key[] = { { "options", options }, { "calibration", calib } };
     const fqi_extra_file extra[] = { { "quantize_config.json", q->quantize_config, q->n_quantize_config } };
     fqi_write_result result = { 0 };
     const fqi_write_request w = {
         .ckpt = q->fitting.ckpt, .plan = &q->table, .target = q->o->pad.target, .overwrite = q->o->pad.overwrite, .resume = !q->o->restart,
         .run = q->run, .phase = "quantize", .config = q->config, .n_config = q->n_config, .provenance = print_provenance, .user = q,
-        .key = key, .n_key = 2, .extra = extra, .n_extra = q->quantize_config ? 1 : 0, .shards = fqi_quant_run,
+        .key = q->key, .n_key = q->n_key, .extra = extra, .n_extra = q->quantize_config ? 1 : 0, .shards = fqi_quant_run,
     };
     FQI_TRY(fqi_write_estimate(&w, &result, e));
     if (q->o->on_plan) {

@@ -4,6 +4,8 @@
  *     quant_made.c      the table of made tensors, and filling them from codes
  *     quant_run.c       the loop over layers: calibrate, solve, write beside the next layer, resume
  *     quant_state.c     hidden states kept on the disk for a resume
+ *     quant_groups.c    lengths that groups and words do not divide
+ *     quant_keys.c      what a resume must have in common with the run that it continues
  *     quant_memory.c    how much memory all that takes
  *     quant_config.c    what is said about it in config.json, quantize_config.json and fitq.json */
 #ifndef FITQ_JOB_QUANTIZE_PRIVATE_H
@@ -25,6 +27,8 @@ typedef struct fqi_quant_plan {
     bool acts_in_memory;
 } fqi_quant_plan;
 
+#define FQI_QUANT_KEY_LEN 128
+
 typedef struct fqi_quantize {
     const fq_quantize_options *o;
     const fq_run *run;
@@ -39,6 +43,8 @@ typedef struct fqi_quantize {
     int n_thread;
     char *config; size_t n_config;
     char *quantize_config; size_t n_quantize_config;
+    fqi_journal_key key[FQI_WRITE_MAX_KEY]; size_t n_key;   /* values in key_text */
+    char key_text[FQI_WRITE_MAX_KEY][FQI_QUANT_KEY_LEN];
     uint64_t options_hash;       /* of everything that decides the codes, beside calibration and weights */
     struct fqi_made_layer *writing;   /* the layer that the writer is at; its thread's alone */
     /* results */
@@ -65,15 +71,23 @@ void fqi_made_layer_free(fqi_made_layer *m);
 fq_status fqi_quant_made_fill(void *user, size_t tensor, uint64_t off, uint8_t *to, size_t n, fq_err *e);
 
 /* ---- quant_state.c ---- */
-/* Hidden states that leave layer `layer` (-1: the embedding is never kept), durable when it returns. Two files take turns, so that the
- * state that belongs to the last recorded layer is always whole. */
-fq_status fqi_quant_state_save(const char *dir, fqi_acts *x, int64_t layer, uint64_t key, fq_err *e);
+/* Hidden states that leave layer `layer` (the embedding's are never kept), durable when it returns. Two files take turns, so that the state that
+ * belongs to the last recorded layer is always whole. PLAIN: of the unquantized model, for a shifted target. */
+typedef enum fqi_state_of { FQI_STATE_QUANTIZED, FQI_STATE_PLAIN } fqi_state_of;
+fq_status fqi_quant_state_save(const char *dir, fqi_state_of of, fqi_acts *x, int64_t layer, uint64_t key, fq_err *e);
 /* *found false: there is no whole state of that layer and key. */
-fq_status fqi_quant_state_load(const char *dir, fqi_acts *x, int64_t layer, uint64_t key, bool *found, fq_err *e);
-fq_status fqi_quant_state_remove(const char *dir, fq_err *e);
-/* What is reported of modules [first, first + n), durable; and of modules 0 .. n - 1 back into q->report. */
+fq_status fqi_quant_state_load(const char *dir, fqi_state_of of, fqi_acts *x, int64_t layer, uint64_t key, bool *found, fq_err *e);
+fq_status fqi_quant_state_remove(const char *dir, fq_err *e);      /* the hidden states; reports stay until the commit */
+/* What is reported of modules [first, first + n), durable; and of modules 0 .. n - 1 back into q->report. Found are they only if the channel
+ * orders that were written with them are whole too. */
 fq_status fqi_quant_reports_save(const fqi_quantize *q, const char *dir, size_t first, size_t n, uint64_t key, fq_err *e);
 fq_status fqi_quant_reports_load(fqi_quantize *q, const char *dir, size_t n, uint64_t key, bool *found, fq_err *e);
+
+/* ---- quant_groups.c ---- */
+fq_status fqi_quant_check_groups(const fqi_quantize *q, fq_err *e);   /* "group": stored lengths that no engine could load; names the tensor and ways out */
+
+/* ---- quant_keys.c ---- */
+void fqi_quant_keys(fqi_quantize *q);                             /* q->key, q->options_hash; when everything else is decided */
 
 /* ---- quant_memory.c ---- */
 fq_status fqi_quant_plan_make(const fqi_quantize *q, fqi_quant_plan *out, fq_err *e);
@@ -86,6 +100,8 @@ fq_status fqi_quant_record(const fqi_quantize *q, json_t **out, fq_err *e);
 /* ---- quant_order.c ---- */
 /* Adds a layer's channel orders to DIR/fitq.order; layers come in order. Nothing if channels keep their order. */
 fq_status fqi_quant_order_write(const fqi_quantize *q, const char *dir, const fqi_layer_codes *c, int64_t layer, fq_err *e);
+/* Of the header and of what stands there for a layer's modules; 0 where channels keep their order, or where it is not all there. */
+fq_status fqi_quant_order_hash(const fqi_quantize *q, const char *dir, int64_t layer, uint64_t *hash, fq_err *e);
 
 /* ---- quant_run.c ---- */
 /* fqi_write_request.shards; user: the fqi_quantize. */

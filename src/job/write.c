@@ -46,9 +46,11 @@ static void make_keys(const fqi_write_request *r, keys *k)
     snprintf(k->text[KEY_SOURCE], sizeof k->text[0], "%016" PRIx64, source_hash(r->ckpt));
     snprintf(k->text[KEY_CONFIG], sizeof k->text[0], "%016" PRIx64, (uint64_t)XXH3_64bits(r->config, r->n_config));
     snprintf(k->text[KEY_PLAN], sizeof k->text[0], "%016" PRIx64, fqi_outplan_hash(r->plan));
-    for (size_t i = 0; i < N_KEY; i++) k->key[i] = (fqi_journal_key){ .name = name[i], .value = k->text[i] };
-    k->n = N_KEY;
+    /* The request's own keys first: a difference in them shows in config.json and in the plan too, and says more than their hashes. */
+    k->n = 0;
+    for (int i = 0; i < KEY_CONFIG; i++) k->key[k->n++] = (fqi_journal_key){ .name = name[i], .value = k->text[i] };
     for (size_t i = 0; i < r->n_key; i++) k->key[k->n++] = r->key[i];
+    for (int i = KEY_CONFIG; i < N_KEY; i++) k->key[k->n++] = (fqi_journal_key){ .name = name[i], .value = k->text[i] };
 }
 
 /* ---- sizes ---- */

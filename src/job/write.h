@@ -6,7 +6,7 @@
 #include "job/stream.h"
 
 typedef struct fqi_extra_file { const char *name, *text; size_t n; } fqi_extra_file;
-#define FQI_WRITE_MAX_KEY 4
+#define FQI_WRITE_MAX_KEY 24
 
 typedef struct fqi_write_request {
     const fq_ckpt *ckpt;

@@ -292,7 +292,7 @@ static const char *const want_said =
     "not copied: .git (a hidden folder)\n"
     "not copied: consolidated.00.pth (weights of the source model)\n"
     "not copied: fifo (neither a file nor a folder)\n"
-    "not copied: fitq.journal (fitq keeps its own journal under this name)\n"
+    "not copied: fitq.journal (fitq keeps a file of its own under this name)\n"
     "not copied: loop (a link to a folder)\n"
     "not copied: model.bin (weights of the source model)\n"
     "not copied: pytorch_model-00001-of-00001.bin (weights of the source model)\n"
