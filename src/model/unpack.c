@@ -342,8 +342,8 @@ static fq_status row_of(const block *b, int64_t r, void *to, fq_err *e)
     const uint32_t *word = u->word + (size_t)(b->tile + r) * (size_t)words(b->n_col, b->q->bits);
     const float *scale = u->scale + place(b, 0, r);
     const uint8_t *zero = u->zero + place(b, 0, r);
-    uint8_t code[STEP + UNIT];
-    float t[STEP];
+    uint8_t code[STEP + UNIT] = { 0 };
+    float t[STEP + LANES];
     for (size_t k0 = 0; k0 < n; k0 += STEP) {
         const size_t step = n - k0 < STEP ? n - k0 : STEP;
         const uint32_t *group = u->group_at + k0;
@@ -352,7 +352,8 @@ static fq_status row_of(const block *b, int64_t r, void *to, fq_err *e)
             for (end = k + 1; end < step && group[end] == group[k];) end++;
             const float s = scale[group[k]];
             const int32_t z = zero[group[k]];
-            for (size_t i = k; i < end; i++) t[i] = s * (float)((int32_t)code[i] - z);
+            for (size_t i = k; i < end; i += LANES)   /* past the end: the next group is written over it */
+                for (size_t l = 0; l < LANES; l++) t[i + l] = s * (float)((int32_t)code[i + l] - z);
         }
         b->m->kernel->round_to(t, b->m->served, step);
         for (size_t k = 0; k < step && !b->safe; k++) FQI_TRY(check_value(b, t[k], b->row + b->tile + r, b->col + (int64_t)(k0 + k), e));

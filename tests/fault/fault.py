@@ -89,7 +89,7 @@ class Lab:
     """Paths, the reference outputs, and running fitq."""
 
     def __init__(self, work):
-        root = os.environ.get("FITQ_SOURCE_DIR", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+        self.root = root = os.environ.get("FITQ_SOURCE_DIR", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
         self.fitq = os.environ.get("FITQ_BINARY", os.path.join(root, "build/release/fitq"))
         self.shim = os.environ.get("FITQ_FAULT_SHIM", os.path.join(os.path.dirname(self.fitq), "libfault_shim.so"))
         self.work = work
@@ -821,10 +821,12 @@ def run_commands(lab):
             f.write(" ".join(str(i * 37 % 2000) for i in range(n)))
     r = lab.run(["pad", lab.src, "-o", padded] + lab.variants["new"][1])
     need(r.code == 0, "padding for verify: " + brief(r))
+    codes = os.path.join(lab.work, "codes")
+    subprocess.run([sys.executable, os.path.join(lab.root, "tests/tools/pack_quantized.py"), lab.src, codes, "gptq", "4", "16"], check=True)
     eval_small = ["eval", lab.src, "--ids", small, "--context", "8", "--threads", "1", "--exact", "--json", "--quiet"]
     on_disk = ["eval", lab.src, "--reference", lab.src2, "--ids", ids, "--context", "64", "--threads", "1", "--exact", "--json", "--quiet", "--scratch", "SCRATCH"]
     commands = {
-        "eval": eval_small, "eval-reference": [a for a in eval_small if a != "--exact"] + ["--reference", lab.src2],
+        "eval": eval_small, "eval-quantized": [codes if a == lab.src else a for a in eval_small], "eval-reference": [a for a in eval_small if a != "--exact"] + ["--reference", lab.src2],
         "verify": ["verify", lab.src, padded, "--ids", small, "--context", "8", "--threads", "1", "--json", "--quiet"],
         "generate": ["generate", lab.src, "--prompt", "hello there", "-n", "3", "--temperature", "1", "--threads", "1", "--exact", "--quiet"],
     }
