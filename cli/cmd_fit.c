@@ -337,8 +337,8 @@ const arg_command cmd_fit = {
     .synopsis = "PATH -o DIR --gpus NxMEMORY | --tp N,... [--bits N] [--calib FILE] [options]",
     .text = "Makes a model fit the GPUs: decides bits, group size and padding (or takes yours), quantizes while padding, checks that the engines run the "
             "result, measures how far it is from the original, and writes a report. Asks nothing; says why.",
-    .examples = "  fitq fit Qwen2-72B-Instruct -o out --gpus 4x24GiB --calib texts.jsonl\n"
-                "  fitq fit Qwen2-72B-Instruct -o out --tp 8 --bits 4 --calib texts.txt --text held-out.txt\n"
+    .examples = "  fitq fit Qwen2-72B -o out --gpus 4x24GiB --calib texts.jsonl\n"
+                "  fitq fit Qwen2-72B -o out --tp 8 --bits 4 --calib texts.txt --text held-out.txt\n"
                 "  fitq fit config.json --gpus 8x24GiB --dry-run\n",
     .exit_status = "; 1 an engine does not run the result; 6 weights that are not finite; 9 the unfinished output is of another request; 128+n stopped by signal n, to be continued by the same command",
     .option = options, .n_option = sizeof options / sizeof options[0], .min_operand = 1, .max_operand = 1, .run = run_fit,

@@ -81,10 +81,11 @@ const arg_command cmd_quantize = {
     .text = "Quantizes the linear layers with GPTQ, one layer in memory at a time: each is calibrated on what the already quantized part computes. "
             "With --tp, lengths that do not divide are padded on the way, and no padded copy is ever written. An interrupted run goes on from the "
             "last finished layer when the same command is given again, and ends with the same bytes.",
-    .examples = "  fitq quantize Qwen2-7B-Instruct -o out --calib texts.jsonl\n"
-                "  fitq quantize Qwen2-72B-Instruct -o out --tp 8 --calib texts.jsonl --memory 60GiB\n"
-                "  fitq quantize Qwen2-7B-Instruct -o out --method rtn --bits 8\n"
-                "  fitq quantize Llama-3.1-8B -o out --format compressed-tensors --group-size 32\n",
+    .examples = "  fitq quantize Qwen2-7B -o out --calib texts.jsonl\n"
+                "  fitq quantize Qwen2-72B -o out --tp 8 --calib texts.jsonl --memory 60GiB\n"
+                "  fitq quantize Qwen2-72B --tp 8 --calib texts.jsonl --dry-run\n"
+                "  fitq quantize Qwen2-7B -o out --method rtn --bits 8\n"
+                "  fitq quantize Qwen2-7B -o out --format compressed-tensors --group-size 32 --calib texts.txt\n",
     .exit_status = "; 6 weights that are not finite, or --strict; 9 the unfinished output is of another request; 128+n stopped by signal n, to be continued by the same command",
     .option = options, .n_option = sizeof options / sizeof options[0], .min_operand = 1, .max_operand = 1, .run = run_quantize,
 };

@@ -113,9 +113,11 @@ static void on_plan(void *user, const fq_quantize_plan *p)
     if (w->quiet) return;
     progress_end(w->p);
     fprintf(stderr, "quantize: %zu linear layers; %zu other matrices stay as they are; %d thread%s, %s\n", p->n_module, p->n_left, p->n_thread, p->n_thread == 1 ? "" : "s", p->kernel);
-    if (p->n_token > 0)
-        fprintf(stderr, "quantize: calibration (%s): %s window%s of %s tokens, %s different ids\nquantize: %.1f tokens for each input of the widest layer\n", p->calib_source, out_grouped((uint64_t)p->samples).s, p->samples == 1 ? "" : "s",
-                out_grouped((uint64_t)p->seqlen).s, out_grouped(p->n_distinct).s, p->tokens_per_input);
+    if (p->n_token > 0) {
+        fprintf(stderr, "quantize: calibration (%s): %s window%s of %s tokens", p->calib_source, out_grouped((uint64_t)p->samples).s, p->samples == 1 ? "" : "s", out_grouped((uint64_t)p->seqlen).s);
+        if (p->n_distinct > 0) fprintf(stderr, ", %s different ids", out_grouped(p->n_distinct).s);
+        fprintf(stderr, "\nquantize: %.1f tokens for each input of the widest layer\n", p->tokens_per_input);
+    }
     fprintf(stderr, "quantize: reads %s, writes %s; peak memory: about %s\n", out_bytes(p->weight_bytes).s, out_bytes(p->file_bytes).s, out_bytes(p->memory_bytes).s);
     if (p->scratch_bytes) fprintf(stderr, "quantize: %s of hidden states go to a file meanwhile\n", out_bytes(p->scratch_bytes).s);
 }

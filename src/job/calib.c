@@ -15,8 +15,6 @@
 #include "job/calib_private.h"
 #include "job/vocab.h"
 
-#define DEFAULT_SAMPLES 512
-#define DEFAULT_SEQLEN 512
 #define MAX_SEQLEN (INT64_C(1) << 24)
 #define MAX_IDS (INT64_C(1) << 28)   /* 1 GiB of them; a thousand times of what is usual */
 
@@ -30,7 +28,7 @@ void fqi_calib_say(const fqi_calib_request *r, fq_log_level level, const char *l
 static fq_status fill_request(fqi_calib_request *r, fq_err *e)
 {
     const fq_calib_options *o = r->o;
-    int64_t samples = o->samples ? o->samples : DEFAULT_SAMPLES, seqlen = o->seqlen ? o->seqlen : DEFAULT_SEQLEN;
+    int64_t samples = o->samples ? o->samples : FQI_CALIB_SAMPLES, seqlen = o->seqlen ? o->seqlen : FQI_CALIB_SEQLEN;
     if (o->file && o->ids) return fqi_fail(e, FQ_E_USAGE, NULL, "calibration", "found a text and a list of ids, expected one of them");
     if (seqlen < 2 || seqlen > MAX_SEQLEN)
         return fqi_fail(e, FQ_E_USAGE, NULL, "seqlen", "found windows of %lld tokens, expected 2 to %lld", (long long)seqlen, (long long)MAX_SEQLEN);

@@ -18,6 +18,9 @@
 #include "arch/decoder.h"
 #include "job/runnable.h"
 
+#define FQI_CALIB_SAMPLES 512
+#define FQI_CALIB_SEQLEN 512
+
 typedef struct fqi_calib {
     uint32_t *ids;               /* n_window * seqlen; owned */
     size_t n_window, seqlen;
@@ -27,7 +30,7 @@ typedef struct fqi_calib {
     char source[32];             /* "text", "jsonl", "ids", "written by the model" */
 } fqi_calib;
 
-/* o: zero members mean 512 samples of 512 tokens. run may be NULL; its progress has the phases "calibration text" (jsonl), "load" and
+/* o: zero members mean FQI_CALIB_SAMPLES of FQI_CALIB_SEQLEN tokens. run may be NULL; its progress has the phases "calibration text" (jsonl), "load" and
  * "writing". The model's own text needs all weights in memory, and in "memory-budget" FQ_E_NOMEM names --calib as the way out. */
 fq_status fqi_calib_make(const fq_calib_options *o, const fqi_runnable *m, const fq_run *run, fqi_calib *out, fq_err *e);
 void fqi_calib_free(fqi_calib *c);

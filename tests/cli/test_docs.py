@@ -19,7 +19,7 @@ LIBRARY = os.environ.get('FITQ_SHARED_LIBRARY', os.path.join(os.path.dirname(BIN
 sys.path.insert(0, HERE)
 import run as cases  # noqa: E402
 
-DOCUMENTED = ('inspect', 'plan', 'pad', 'unpad', 'verify', 'eval', 'generate', 'tokenize')
+DOCUMENTED = ('inspect', 'plan', 'fit', 'pad', 'quantize', 'unpad', 'verify', 'eval', 'generate', 'tokenize')
 
 
 class Wrong(Exception):
@@ -174,11 +174,18 @@ def example_models(work, lines):
         small_model(os.path.join(work, 'original'))
         fitq('pad', os.path.join(work, 'original'), '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
         shutil.rmtree(os.path.join(work, 'original'))
-    if re.search(r'tokenize|generate|corpus.txt|prompt.txt', text):
+    if re.search(r'tokenize|generate|quantize|fitq fit|corpus.txt|prompt.txt', text):
         for folder in [work] + [os.path.join(work, name) for name in os.listdir(work) if name.startswith('Qwen2-')]:
             shutil.copy(os.path.join(SOURCE, 'examples', 'tiny-qwen2', 'tokenizer.json'), folder)
         for name in ('prompt.txt', 'corpus.txt'):
             shutil.copy(os.path.join(SOURCE, 'LICENSE'), os.path.join(work, name))
+        # two windows: what is shown is that the commands work, not how well
+        few = read('LICENSE')[:4000]
+        for name in ('texts.txt', 'held-out.txt'):
+            with open(os.path.join(work, name), 'w', encoding='utf-8') as f:
+                f.write(few)
+        with open(os.path.join(work, 'texts.jsonl'), 'w', encoding='utf-8') as f:
+            f.write(json.dumps({'text': few}) + '\n' + json.dumps({'messages': [{'role': 'user', 'content': 'How many GPUs?'}]}) + '\n')
         with open(os.path.join(work, 'story.txt'), 'w', encoding='utf-8') as f:
             f.write('Once upon a time there was a river.\n')
 
