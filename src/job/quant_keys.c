@@ -29,10 +29,12 @@ static void put_codes(fqi_quantize *q)
     put(q, "format", "%s", q->o->packing == FQ_PACKING_GPTQ ? "gptq" : "compressed-tensors");
     put(q, "bits", "%d", s->grid.bits);
     put(q, "group-size", "%" PRId64, s->group_size);
-    put(q, "asymmetric", "%s", yes(!s->grid.sym));
+    put(q, "asym", "%s", yes(!s->grid.sym));
     put(q, "textbook", "%s", yes(s->scales == FQI_SCALES_DYNAMIC));
     put(q, "lm-head", "%s", yes(q->o->lm_head));
-    put(q, "scale", "%s, stored as %s, %s", s->grid.rule == FQI_SCALE_MIN_MAX ? "min-max" : "weighted", s->grid.store == FQI_STORE_BOTH ? "both" : "fp16", s->grid.signed_scale ? "signed" : "positive");
+    put(q, "scale", "%s", s->grid.rule == FQI_SCALE_MIN_MAX ? "min-max" : "weighted");
+    put(q, "scale-type", "%s", s->grid.store == FQI_STORE_BOTH ? "both" : "fp16");
+    put(q, "positive-scales", "%s", yes(!s->grid.signed_scale));
     put(q, "order", "%s", s->fold ? "fold" : s->act_order ? "static" : "none");
     put(q, "damp", "%.17g", s->damp);
     put(q, "refit", "%d", s->n_refit);
