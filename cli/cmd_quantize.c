@@ -82,7 +82,7 @@ const arg_command cmd_quantize = {
             "With --tp, lengths that do not divide are padded on the way, and no padded copy is ever written. An interrupted run goes on from the "
             "last finished layer when the same command is given again, and ends with the same bytes.",
     .examples = "  fitq quantize Qwen2-7B -o out --calib texts.jsonl\n"
-                "  fitq quantize Qwen2-72B -o out --tp 8 --calib texts.jsonl --memory 60GiB\n"
+                "  fitq quantize Qwen2-72B -o out --tp 8 --calib texts.jsonl --memory 56GiB\n"
                 "  fitq quantize Qwen2-72B --tp 8 --calib texts.jsonl --dry-run\n"
                 "  fitq quantize Qwen2-7B -o out --method rtn --bits 8\n"
                 "  fitq quantize Qwen2-7B -o out --format compressed-tensors --group-size 32 --calib texts.txt\n",
