@@ -41,7 +41,7 @@ typedef struct arg_values {
     int64_t bits, samples, seqlen, refit, min_expert_tokens;
     int method, packing, scale, scale_store, order;   /* index into the option's choices */
     double damp, shift;
-    bool asymmetric, positive_scales, textbook, lm_head, strict, restart, no_refit;
+    bool asymmetric, positive_scales, textbook, lm_head, strict, restart, no_refit, no_shift;
 } arg_values;
 
 typedef enum arg_kind {

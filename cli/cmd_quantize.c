@@ -33,7 +33,7 @@ void quantize_options(const arg_values *a, fq_quantize_options *o)
                  .shard_bytes = a->shard_size, .overwrite = a->overwrite, .dry_run = a->dry_run },
         .method = (fq_method)a->method, .packing = (fq_packing)a->packing, .bits = (int)a->bits, .group_size = a->group_size, .asymmetric = a->asymmetric,
         .textbook = a->textbook, .scale = (fq_scale_rule)a->scale, .scale_store = (fq_scale_store)a->scale_store, .positive_scales = a->positive_scales,
-        .order = (fq_act_order)a->order, .damp = a->damp, .shift = a->shift, .refit = a->no_refit ? -1 : (int)a->refit, .lm_head = a->lm_head, .strict = a->strict, .restart = a->restart,
+        .order = (fq_act_order)a->order, .damp = a->damp, .shift = a->no_shift ? -1 : a->shift, .refit = a->no_refit ? -1 : (int)a->refit, .lm_head = a->lm_head, .strict = a->strict, .restart = a->restart,
         .min_expert_tokens = a->min_expert_tokens,
         .calib = { .file = a->calib, .ids = a->ids, .samples = a->samples, .seqlen = a->seqlen, .seed = a->seed }, .scratch = a->scratch,
     };

@@ -56,7 +56,8 @@ extern const char *const arg_method_names[], *const arg_packing_names[], *const 
     { "scale-type", 0, ARG_CHOICE, "NAME", ARG_OFFSET(scale_store), "both: scales that fp16 and bf16 hold alike (default); fp16", arg_store_names, 0, 0, ARG_ANY }, \
     { "positive-scales", 0, ARG_FLAG, NULL, ARG_OFFSET(positive_scales), "no negative scales, for loaders that assume that there are none", NULL, 0, 0, ARG_ANY }, \
     { "damp", 0, ARG_SHARE, "X", ARG_OFFSET(damp), "damping, as a share of the mean diagonal (default: 0.01)", NULL, 0, 0, ARG_ANY }, \
-    { "shift", 0, ARG_SHARE, "X", ARG_OFFSET(shift), "how far targets are moved to undo the error of earlier layers (default: 0)", NULL, 0, 0, ARG_ANY }, \
+    { "shift", 0, ARG_SHARE, "X", ARG_OFFSET(shift), "share by which weights move, before rounding, to undo the error of earlier layers (default: 0.75)", NULL, 0, 0, ARG_ANY }, \
+    { "no-shift", 0, ARG_FLAG, NULL, ARG_OFFSET(no_shift), "no such move: half the hidden states, less time, more error", NULL, 0, 0, ARG_ANY }, \
     { "refit", 0, ARG_INT, "N", ARG_OFFSET(refit), "rounds of refitting scales and codes (default: 1)", NULL, 1, 16, ARG_ANY }, \
     { "no-refit", 0, ARG_FLAG, NULL, ARG_OFFSET(no_refit), "no refitting", NULL, 0, 0, ARG_ANY }, \
     { "textbook", 0, ARG_FLAG, NULL, ARG_OFFSET(textbook), "GPTQ as published (min-max scales, natural order), for comparisons", NULL, 0, 0, ARG_ANY }, \

@@ -448,7 +448,8 @@ typedef struct fq_quantize_options {
     bool positive_scales;        /* for loaders that take scales to be positive */
     fq_act_order order;
     double damp;                 /* share of the mean diagonal; 0 = 0.01 */
-    double shift;                /* 0 .. 1: how far targets are moved to undo the error of earlier layers */
+    double shift;                /* above 0, at most 1: share by which weights move to undo the error of earlier layers, less where data are few;
+                                  * 0 = 0.75, -1 = none (no second set of hidden states) */
     int refit;                   /* rounds of refitting scales and single codes; 0 = the default, -1 = none */
     bool lm_head;                /* quantize the output head too */
     bool strict;                 /* what would fall back to rounding is an error */

@@ -14,7 +14,6 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "quant/target.h"
 
 #define BIT(p) (1u << (unsigned)(p))
 
@@ -89,9 +88,9 @@ static fq_status make_copy(fqi_quantizing *q, const fqi_layer_weights *w, fq_err
 static void free_input(fqi_quant_input *in)
 {
     fqi_hessian_free(&in->h);
-    free(in->cross);
+    free(in->moment);
     in->h = (fqi_hessian){ 0 };
-    in->cross = NULL;
+    in->moment = NULL;
 }
 
 static void free_all(fqi_quantizing *q)
@@ -277,7 +276,10 @@ static fq_status solve_module(fqi_quantizing *q, size_t module, const fqi_quant_
     fqi_solve_result result = { 0 };
     FQI_TRY(widen(q, module, m, e));
     float *w = q->wide[module];
-    if (in->cross && h->l) FQI_TRY(fqi_shift_target(&q->la, w, (size_t)m->rows, (size_t)m->cols, in->cross, h->l, h->order, s->shift, w, e));
+    if (in->moment && h->l) {
+        const fqi_shift shift = { fqi_drift_of(in->point), in->moment, in->h.h, h->l, h->order, fqi_shift_share(s->shift, in->h.n_token, in->cols) };
+        FQI_TRY(fqi_shift_target(&q->la, &shift, w, (size_t)m->rows, (size_t)m->cols, w, e));
+    }
     const fqi_solve solve = { .la = q->la, .grid = s->grid, .scales = s->scales, .curve = s->curve, .n_refit = s->n_refit, .w = w,
                               .n_row = (size_t)m->rows, .n_col = (size_t)m->cols, .columns = &h->columns, .h = has_data(in) ? &in->h : NULL, .l = h->l,
                               .order = h->order, .lambda = h->lambda };
@@ -307,8 +309,9 @@ static fq_status make_moments(fqi_quantizing *q, fqi_quant_input *in, fq_err *e)
 {
     FQI_TRY(fqi_hessian_create(in->cols, &in->h, e));
     if (!q->j->x_plain) return FQ_OK;
-    in->cross = fqi_calloc(fqi_sat_mul(in->cols, in->cols), sizeof *in->cross);
-    return in->cross ? FQ_OK : fqi_fail_nomem(e, "moments of a shifted target");
+    const size_t rows = fqi_drift_of(in->point) == FQI_DRIFT_OUTPUT ? (size_t)q->module[in->first].rows : in->cols;
+    in->moment = fqi_calloc(fqi_sat_mul(rows, in->cols), sizeof *in->moment);
+    return in->moment ? FQ_OK : fqi_fail_nomem(e, "moments of a shifted target");
 }
 
 /* The quantized matrix takes the original's place in what the next pass sees. */

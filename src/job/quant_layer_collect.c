@@ -3,7 +3,8 @@
  * Batches follow from the number and length of the windows alone, so that sums are cut in the same places on every machine. KV caches live
  * for a batch: every window is whole, so nothing is looked up later.
  *
- * With a shifted target the unquantized model goes through the same batch first, and its inputs are kept until the quantized one shows the
+ * With a shifted target (quant/target.h) the unquantized model goes through the same batch first. Of o_proj and down_proj the stream that it
+ * ends with is what is wanted: D += (stream_plain - stream)^T x. Of others its inputs are kept until the quantized one shows the
  * same input: C += (x_plain - x)^T x. Experts: what an expert's gate and up would have seen of a token is the norm's row, whoever
  * the token was routed to. Its down_proj saw a token only if the unquantized model sent it there; of others the difference is taken
  * to be none. */
@@ -33,8 +34,7 @@ static float *floats(uint64_t n)
 
 uint64_t fqi_plain_floats(const fq_model *m, size_t n_token)
 {
-    uint64_t width = larger((size_t)m->hidden_size, (size_t)(m->num_attention_heads * m->head_dim));
-    if (m->n_dense_layer > 0 && (uint64_t)m->intermediate_size > width) width = (uint64_t)m->intermediate_size;
+    uint64_t width = (uint64_t)m->hidden_size;
     if (m->n_moe_layer > 0) {
         uint64_t sparse = fqi_sat_add(fqi_sat_mul((uint64_t)m->num_experts_per_tok, (uint64_t)m->moe_intermediate_size), (uint64_t)m->shared_expert_intermediate_size);
         if (sparse > width) width = sparse;
@@ -109,7 +109,7 @@ static void keep(void *user, int64_t layer, fqi_tap_point point, int64_t expert,
     fqi_quantizing *q = user;
     fqi_plain *p = &q->plain;
     (void)layer;
-    if (!fqi_stage_has(q->stage, point) || point == FQI_TAP_EXPERT_MLP) return;
+    if (!fqi_stage_has(q->stage, point) || point == FQI_TAP_EXPERT_MLP || fqi_drift_of(point) == FQI_DRIFT_OUTPUT) return;
     fqi_plain_rows *r = &p->shown[p->n_shown++];
     *r = (fqi_plain_rows){ .point = point, .expert = expert, .at = p->n_float, .n = n, .cols = cols, .token = p->n_token };
     memcpy(p->rows + p->n_float, x, n * cols * sizeof *x);
@@ -140,6 +140,17 @@ static fqi_quant_input *input_of(fqi_quantizing *q, fqi_tap_point point, int64_t
     return NULL;
 }
 
+/* A bias is added to the stream as well, and is not W's to make up for. */
+static const float *stream_before(fqi_quantizing *q, fqi_tap_point point, size_t n)
+{
+    const float *bias = point == FQI_TAP_O ? q->w.o_bias : q->w.mlp.down_bias;
+    const size_t hidden = (size_t)q->j->decoder->model.hidden_size;
+    if (!bias) return q->before;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < hidden; k++) q->plain.matched[i * hidden + k] = q->before[i * hidden + k] + bias[k];
+    return q->plain.matched;
+}
+
 static void watch(void *user, int64_t layer, fqi_tap_point point, int64_t expert, const float *x, const uint32_t *token, size_t n, size_t cols)
 {
     fqi_quantizing *q = user;
@@ -148,7 +159,10 @@ static void watch(void *user, int64_t layer, fqi_tap_point point, int64_t expert
     if (!in || !in->h.h) return;
     const double begin = fqi_now_seconds();
     fqi_hessian_add(&q->la, &in->h, x, n, cols);
-    if (in->cross) fqi_cross_add(&q->la, in->cross, cols, match(q, point, expert, x, token, n, cols), x, n, cols);
+    if (in->moment && fqi_drift_of(point) == FQI_DRIFT_OUTPUT)
+        fqi_cross_add(&q->la, in->moment, (size_t)q->j->decoder->model.hidden_size, cols, q->plain.after, stream_before(q, point, n), x, n);
+    else if (in->moment)
+        fqi_cross_add(&q->la, in->moment, cols, cols, match(q, point, expert, x, token, n, cols), x, x, n);
     q->hessian_seconds += fqi_now_seconds() - begin;
 }
 
@@ -177,6 +191,7 @@ static fq_status run_plain(fqi_quantizing *q, const place *at, fq_err *e)
         FQI_TRY(step(q, q->original, q->stage->plain[i], at, x, q->plain.attention, &tap, e));
         changed = changed || writes_x(q->stage->plain[i]);
     }
+    q->plain.after = x;
     return changed ? fqi_acts_put(acts, at->row, at->n_row, x, e) : FQ_OK;
 }
 
@@ -187,6 +202,7 @@ static fq_status run_quantized(fqi_quantizing *q, const place *at, fq_err *e)
     float *x, *attention = NULL;
     bool changed = false;
     FQI_TRY(fqi_acts_get(j->x, at->row, at->n_row, q->x, &x, e));
+    q->before = x;
     for (size_t i = 0; i < q->stage->n_step; i++) {
         const fqi_step s = q->stage->step[i];
         if (s == FQI_STEP_ATTENTION && j->attention->memory) FQI_TRY(fqi_acts_get(j->attention, at->row, at->n_row, NULL, &attention, e));
@@ -248,9 +264,9 @@ static fq_status head_batches(fqi_quantizing *q, const float *weight, float *nor
         const size_t n = j->x->n_row - row < step ? j->x->n_row - row : step;
         FQI_TRY(check_cancelled(q, e));
         FQI_TRY(norm_rows(q, j->x, row, n, weight, norm, e));
-        if (in->cross) FQI_TRY(norm_rows(q, j->x_plain, row, n, weight, plain, e));
+        if (in->moment) FQI_TRY(norm_rows(q, j->x_plain, row, n, weight, plain, e));
         fqi_hessian_add(&q->la, &in->h, norm, n, in->cols);
-        if (in->cross) fqi_cross_add(&q->la, in->cross, in->cols, plain, norm, n, in->cols);
+        if (in->moment) fqi_cross_add(&q->la, in->moment, in->cols, in->cols, plain, norm, norm, n);
     }
     return FQ_OK;
 }
@@ -259,7 +275,7 @@ fq_status fqi_collect_head(fqi_quantizing *q, const float *final_norm, fq_err *e
 {
     const fqi_layer_job *j = q->j;
     const uint64_t n = fqi_sat_mul(fqi_quant_batch_windows(j->calib->n_window, j->calib->seqlen) * j->calib->seqlen, q->input[0].cols);
-    float *norm = floats(n), *plain = floats(q->input[0].cross ? n : 0);
+    float *norm = floats(n), *plain = floats(q->input[0].moment ? n : 0);
     fq_status s = norm && plain ? head_batches(q, final_norm, norm, plain, e) : fqi_fail_nomem(e, "hidden states");
     free(norm);
     free(plain);

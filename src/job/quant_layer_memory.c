@@ -5,12 +5,11 @@
 #include "base/checked.h"
 #include "base/fs_memory.h"
 #include "job/quant_layer_private.h"
-#include "quant/target.h"
 
 #define PAGE 4096
 
 /* One kind of input: how many of it (experts), its width, and the rows of the modules that share it. */
-typedef struct kind { size_t stage; uint64_t n, cols, rows[3]; size_t n_rows; } kind;
+typedef struct kind { size_t stage; fqi_drift drift; uint64_t n, cols, rows[3]; size_t n_rows; } kind;
 
 typedef struct walk {
     const fqi_quant_settings *s;
@@ -19,7 +18,6 @@ typedef struct walk {
     uint64_t live, peak;
 } walk;
 
-static uint64_t square(uint64_t n) { return fqi_sat_mul(fqi_sat_mul(n, n), sizeof(float)); }
 static uint64_t matrix(uint64_t rows, uint64_t cols) { return fqi_sat_mul(fqi_sat_mul(rows, cols), sizeof(float)); }
 
 static void take(walk *w, uint64_t bytes)
@@ -43,7 +41,7 @@ static uint64_t triangle(const walk *w, uint64_t n)
 static uint64_t moments(const walk *w, const kind *k)
 {
     const uint64_t h = triangle(w, k->cols);
-    return w->s->shift > 0 ? fqi_sat_add(h, square(k->cols)) : h;
+    return w->s->shift > 0 ? fqi_sat_add(h, matrix(k->drift == FQI_DRIFT_OUTPUT ? k->rows[0] : k->cols, k->cols)) : h;
 }
 
 static uint64_t wide_of(const kind *k)
@@ -104,9 +102,9 @@ static uint64_t pass_bytes(const fq_model *m, const fqi_quant_settings *s, size_
     uint64_t sum = work == UINT64_MAX ? work : work - attention;
     sum = fqi_sat_add(sum, fqi_sat_mul(fqi_sat_mul(fqi_kv_floats(&d, (int64_t)seqlen), windows), sizeof(float)));
     if (!(s->shift > 0)) return sum;
-    const uint64_t expert = (uint64_t)m->moe_intermediate_size;
+    const uint64_t expert = m->n_moe_layer ? (uint64_t)m->moe_intermediate_size : 0;
     sum = fqi_sat_add(sum, fqi_sat_add(attention, fqi_sat_mul(fqi_plain_floats(m, (size_t)n), sizeof(float))));
-    return m->n_moe_layer ? fqi_sat_add(sum, matrix(n, expert > hidden ? expert : hidden)) : sum;
+    return fqi_sat_add(sum, matrix(n, expert > hidden ? expert : hidden));
 }
 
 uint64_t fqi_quant_disk_bytes(const fq_model *m, const fqi_quant_settings *s, size_t n_window, size_t seqlen)
@@ -133,10 +131,11 @@ uint64_t fqi_quant_layer_bytes(const fq_model *m, const fqi_quant_settings *s, s
     const uint64_t hidden = (uint64_t)m->hidden_size, q = (uint64_t)(m->num_attention_heads * m->head_dim), kv = (uint64_t)(m->num_key_value_heads * m->head_dim);
     const uint64_t ff = (uint64_t)m->intermediate_size, moe = (uint64_t)m->moe_intermediate_size, shared = (uint64_t)m->shared_expert_intermediate_size;
     const uint64_t n_expert = (uint64_t)m->num_experts, has_shared = shared > 0;
-    const kind attention = { 0, 1, hidden, { q, kv, kv }, 3 }, o = { 1, 1, q, { hidden }, 1 };
-    const kind dense[] = { attention, o, { 2, 1, hidden, { ff, ff }, 2 }, { 3, 1, ff, { hidden }, 1 } };
-    const kind sparse[] = { attention, o, { 2, has_shared, hidden, { shared, shared }, 2 }, { 2, n_expert, hidden, { moe, moe }, 2 },
-                            { 3, n_expert, moe, { hidden }, 1 }, { 3, has_shared, shared, { hidden }, 1 } };
+    const fqi_drift in = FQI_DRIFT_INPUT, out = FQI_DRIFT_OUTPUT;
+    const kind attention = { 0, in, 1, hidden, { q, kv, kv }, 3 }, o = { 1, out, 1, q, { hidden }, 1 };
+    const kind dense[] = { attention, o, { 2, in, 1, hidden, { ff, ff }, 2 }, { 3, out, 1, ff, { hidden }, 1 } };
+    const kind sparse[] = { attention, o, { 2, in, has_shared, hidden, { shared, shared }, 2 }, { 2, in, n_expert, hidden, { moe, moe }, 2 },
+                            { 3, in, n_expert, moe, { hidden }, 1 }, { 3, in, has_shared, shared, { hidden }, 1 } };
     const uint64_t always = s->method == FQ_METHOD_GPTQ ? pass_bytes(m, s, n_window, seqlen, n_thread) : 0;
     const uint64_t a = m->n_dense_layer ? layer_peak(s, dense, sizeof dense / sizeof dense[0], n_thread, always) : 0;
     const uint64_t b = m->n_moe_layer ? layer_peak(s, sparse, sizeof sparse / sizeof sparse[0], n_thread, always) : 0;

@@ -7,6 +7,7 @@
 #define FITQ_JOB_QUANT_LAYER_PRIVATE_H
 
 #include "job/quant_layer.h"
+#include "quant/target.h"
 
 /* What is done in one pass over all windows, and whose inputs are seen in it. Steps of the model as it was (for a shifted target) are one
  * further where they can be: nothing that is solved changes them. */
@@ -26,17 +27,18 @@ typedef struct fqi_quant_input {
     size_t first, n;                      /* modules of the layer */
     size_t cols;
     fqi_hessian h;                        /* h.h NULL: not of this stage, or solved */
-    float *cross;                         /* [cols][cols], of a shifted target */
+    float *moment;                        /* of a shifted target: [cols][cols], or [hidden][cols] (fqi_drift_of) */
 } fqi_quant_input;
 
 /* What the unquantized model showed in this batch; see quant_layer_collect.c. */
 typedef struct fqi_plain_rows { fqi_tap_point point; int64_t expert; size_t at, n, cols, token; } fqi_plain_rows;
 typedef struct fqi_plain {
     float *attention;                     /* [batch][heads * head_dim] */
+    const float *after;                   /* [batch][hidden] the stream after the stage's steps; not owned */
     float *rows; size_t n_float, cap;
     uint32_t *token; size_t n_token, token_cap;
     fqi_plain_rows *shown; size_t n_shown, shown_cap;
-    float *matched;                       /* [batch][widest of an expert] rows of the same tokens in the same order */
+    float *matched;                       /* [batch][hidden, or wider of an expert] rows of the same tokens in the same order; the stream and a bias */
 } fqi_plain;
 
 typedef struct fqi_quantizing {
@@ -54,10 +56,17 @@ typedef struct fqi_quantizing {
     fqi_layer_work *work;
     fqi_span *span; float *kv; size_t kv_floats;
     float *x, *attention, *x_plain;       /* of a batch, where the rows are on disk */
+    const float *before;                  /* [batch][hidden] the quantized stream before the stage's last step; not owned */
     fqi_plain plain;
     double hessian_seconds;               /* inside the passes */
     fqi_layer_codes *out;
 } fqi_quantizing;
+
+/* Projections whose output is added to the stream and to nothing else have it in their target; an expert's is one share of a sum. */
+static inline fqi_drift fqi_drift_of(fqi_tap_point p)
+{
+    return p == FQI_TAP_O || p == FQI_TAP_DOWN ? FQI_DRIFT_OUTPUT : FQI_DRIFT_INPUT;
+}
 
 /* Windows of a batch, tokens of it. */
 size_t fqi_quant_batch_windows(size_t n_window, size_t seqlen);

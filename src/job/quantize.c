@@ -15,6 +15,7 @@
 
 #define DEFAULT_DAMP 0.01
 #define DEFAULT_REFIT 1
+#define DEFAULT_SHIFT 0.75
 
 static void say(const fqi_quantize *q, fq_log_level level, const char *line)
 {
@@ -36,7 +37,7 @@ static fq_status check_numbers(const fq_quantize_options *o, fq_err *e)
     if (!is_one_of(o->bits, bits, 5)) return fqi_fail(e, FQ_E_USAGE, NULL, "bits", "found %d, expected 2, 3, 4 or 8", o->bits);
     if (!is_one_of(o->group_size, group, 5)) return fqi_fail(e, FQ_E_USAGE, NULL, "group-size", "found %" PRId64 ", expected 32, 64, 128 or -1", o->group_size);
     if (!(o->damp >= 0 && o->damp < 1)) return fqi_fail(e, FQ_E_USAGE, NULL, "damp", "found %g, expected 0 or more, and less than 1", o->damp);
-    if (!(o->shift >= 0 && o->shift <= 1)) return fqi_fail(e, FQ_E_USAGE, NULL, "shift", "found %g, expected 0 to 1", o->shift);
+    if (!((o->shift >= 0 && o->shift <= 1) || o->shift == -1)) return fqi_fail(e, FQ_E_USAGE, NULL, "shift", "found %g, expected 0 to 1, or -1", o->shift);
     if (o->method == FQ_METHOD_RTN && (o->calib.file || o->calib.ids)) return fqi_fail(e, FQ_E_USAGE, NULL, "calibration", "found a calibration text, expected none: rtn does not look at data");
     if (o->refit < -1 || o->refit > 16) return fqi_fail(e, FQ_E_USAGE, NULL, "refit", "found %d, expected -1 to 16", o->refit);
     return FQ_OK;
@@ -52,13 +53,19 @@ static void set_grid(const fq_quantize_options *o, fqi_grid *g)
     };
 }
 
+static double shift_of(const fq_quantize_options *o)
+{
+    if (o->textbook || o->method != FQ_METHOD_GPTQ || o->shift < 0) return 0;
+    return o->shift > 0 ? o->shift : DEFAULT_SHIFT;
+}
+
 static void set_settings(const fq_quantize_options *o, fqi_quant_settings *s)
 {
     *s = (fqi_quant_settings){
         .method = o->method, .group_size = o->group_size != 0 ? o->group_size : 128, .damp = o->damp > 0 ? o->damp : DEFAULT_DAMP,
         .scales = o->textbook ? FQI_SCALES_DYNAMIC : FQI_SCALES_STATIC, .curve = FQI_CURVE_L,
         .act_order = !o->textbook && o->order != FQ_ORDER_NONE && o->method == FQ_METHOD_GPTQ, .fold = !o->textbook && o->order == FQ_ORDER_FOLD && o->method == FQ_METHOD_GPTQ,
-        .n_refit = o->textbook || o->refit < 0 ? 0 : o->refit > 0 ? o->refit : DEFAULT_REFIT, .shift = o->textbook ? 0 : o->shift,
+        .n_refit = o->textbook || o->refit < 0 ? 0 : o->refit > 0 ? o->refit : DEFAULT_REFIT, .shift = shift_of(o),
         .strict = o->strict,
     };
     set_grid(o, &s->grid);

@@ -46,7 +46,8 @@ fq_status fqi_blas_load(fqi_blas *out, fq_err *e)
         return fqi_fail(e, FQ_E_IO, NULL, "blas", "found %s, expected " LIBRARY " (Debian: libopenblas0-openmp)", fqi_escape(shown, why ? why : "nothing"));
     }
     bool all = find(library, "cblas_sgemm", &b.sgemm, sizeof b.sgemm) && find(library, "cblas_ssyrk", &b.ssyrk, sizeof b.ssyrk) &&
-               find(library, "cblas_strsm", &b.strsm, sizeof b.strsm) && find(library, "openblas_get_parallel", &parallel, sizeof parallel) &&
+               find(library, "cblas_strsm", &b.strsm, sizeof b.strsm) && find(library, "cblas_ssymm", &b.ssymm, sizeof b.ssymm) &&
+               find(library, "openblas_get_parallel", &parallel, sizeof parallel) &&
                find(library, "openblas_set_num_threads", &set_threads, sizeof set_threads);
     /* 2 = OpenMP: on the calling thread inside our regions by itself. 1 = a pool of its own, which would run beside our threads. */
     if (all && parallel() == 1) set_threads(1);

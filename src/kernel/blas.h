@@ -13,6 +13,7 @@
 typedef struct fqi_blas {
     __typeof__(&cblas_sgemm) sgemm;
     __typeof__(&cblas_ssyrk) ssyrk;
+    __typeof__(&cblas_ssymm) ssymm;
     __typeof__(&cblas_strsm) strsm;
 } fqi_blas;
 

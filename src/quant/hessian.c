@@ -69,26 +69,30 @@ void fqi_hessian_add(const fqi_linalg *la, fqi_hessian *h, const float *x, size_
     h->n_token += n_row;
 }
 
+typedef struct cross { float *c; size_t m, n; const float *a, *b, *y; size_t n_row; } cross;
+
 /* Rows [i0, i0 + m) of C: the difference is made once for all columns of y. */
-static void cross_tile(const fqi_linalg *la, float *c, size_t n, size_t i0, const float *x, const float *y, size_t n_row, size_t ld)
+static void cross_tile(const fqi_linalg *la, const cross *s, size_t i0)
 {
     float d[CROSS_ROWS * CROSS_COLS];
-    const size_t m = least(CROSS_COLS, n - i0);
-    for (size_t t0 = 0; t0 < n_row; t0 += CROSS_ROWS) {
-        const size_t k = least(CROSS_ROWS, n_row - t0);
+    const size_t m = least(CROSS_COLS, s->m - i0);
+    for (size_t t0 = 0; t0 < s->n_row; t0 += CROSS_ROWS) {
+        const size_t k = least(CROSS_ROWS, s->n_row - t0);
         for (size_t t = 0; t < k; t++)
-            for (size_t i = 0; i < m; i++) d[t * CROSS_COLS + i] = x[(t0 + t) * ld + i0 + i] - y[(t0 + t) * ld + i0 + i];
-        la->blas->sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, 1.0f, d, CROSS_COLS, y + t0 * ld, (blasint)ld, 1.0f,
-                        c + i0 * n, (blasint)n);
+            for (size_t i = 0; i < m; i++) d[t * CROSS_COLS + i] = s->a[(t0 + t) * s->m + i0 + i] - s->b[(t0 + t) * s->m + i0 + i];
+        la->blas->sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, (blasint)s->n, (blasint)k, 1.0f, d, CROSS_COLS, s->y + t0 * s->n, (blasint)s->n, 1.0f,
+                        s->c + i0 * s->n, (blasint)s->n);
     }
 }
 
-void fqi_cross_add(const fqi_linalg *la, float *c, size_t n, const float *x, const float *y, size_t n_row, size_t ld)
+void fqi_cross_add(const fqi_linalg *la, float *c, size_t m, size_t n, const float *a, const float *b, const float *y, size_t n_row)
 {
+    const cross s = { c, m, n, a, b, y, n_row };
+    if (n == 0) return;
 #pragma omp parallel num_threads(la->n_thread)
     {
         omp_set_num_threads(1);
 #pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < n; i += CROSS_COLS) cross_tile(la, c, n, i, x, y, n_row, ld);
+        for (size_t i = 0; i < m; i += CROSS_COLS) cross_tile(la, &s, i);
     }
 }

@@ -34,7 +34,7 @@ CASES = {
     'fitted': ('dense', ['--tp', '4', '--as', 'llama'], 2, 15),
     'head': ('dense', ['--lm-head', '--format', 'compressed-tensors'], 2, 15),
     'rounded': ('dense', ['--method', 'rtn'], 1, 5),
-    'shifted': ('dense', ['--shift', '0.5', '--shard-size', '2MB'], 1, 10),
+    'unshifted': ('dense', ['--no-shift', '--shard-size', '2MB'], 1, 10),
     'experts': ('experts', ['--group-size', '32'], 2, 15),
 }
 
@@ -245,7 +245,7 @@ def other(lab):
         (['--bits', '8'], 'bits 4 .* expected 8;'), (['--group-size', '64'], 'group-size 128 .* expected 64;'), (['--damp', '0.02'], 'damp 0.01'),
         (['--format', 'compressed-tensors'], 'format gptq .* expected compressed-tensors;'), (['--method', 'rtn'], None), (['--asym'], 'asym no .* expected yes;'),
         (['--lm-head'], 'lm-head no .* expected yes;'), (['--order', 'static'], 'order fold .* expected static;'), (['--no-refit'], 'refit 1 .* expected 0;'),
-        (['--shift', '0.5'], 'shift 0 .* expected 0.5;'), (['--textbook'], 'textbook no .* expected yes;'), (['--scale', 'min-max'], 'scale weighted .* expected min-max;'), (['--scale-type', 'fp16'], 'scale-type both'), (['--positive-scales'], 'positive-scales no'),
+        (['--shift', '0.5'], 'shift 0.75 .* expected 0.5;'), (['--no-shift'], 'shift 0.75 .* expected 0;'), (['--textbook'], 'textbook no .* expected yes;'), (['--scale', 'min-max'], 'scale weighted .* expected min-max;'), (['--scale-type', 'fp16'], 'scale-type both'), (['--positive-scales'], 'positive-scales no'),
         (['--samples', '4'], 'calibration 8 windows of 128 tokens .* expected 4 windows'), (['--ids', ids], 'calibration '),
         (['--set', 'intermediate_size=1024'], 'intermediate_size 896, .* expected 1024'), (['--tp', '4', '--as', 'llama'], 'architecture qwen2 .* expected llama;'),
         (['--shard-size', '2MB'], 'plan '))]

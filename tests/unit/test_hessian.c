@@ -41,33 +41,53 @@ static void moments_are_right(void **state)
         const size_t n = sums[s].n, n_row = sums[s].n_row, ld = n + sums[s].gap;
         const fqi_linalg la = problem_linalg(2);
         fqi_hessian h;
-        float *x = random_rows(&r, n_row * ld), *c = need(n * n, sizeof *c), *y = random_rows(&r, n_row * ld);
+        float *x = random_rows(&r, n_row * ld);
         FQT_OK(fqi_hessian_create(n, &h, e));
         fqi_hessian_add(&la, &h, x, n_row / 2, ld);
         fqi_hessian_add(&la, &h, x + n_row / 2 * ld, n_row - n_row / 2, ld);
         fqi_hessian_add(&la, &h, x, 0, ld);
         assert_int_equal(h.n_token, n_row);
-        fqi_cross_add(&la, c, n, x, y, n_row, ld);
-        fqi_cross_add(&la, c, n, x, y, n_row, ld);
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++) {
-                double sum = 0, cross = 0, size = 1;
+                double sum = 0, size = 1;
                 for (size_t t = 0; t < n_row; t++) {
                     sum += (double)x[t * ld + i] * (double)x[t * ld + j];
-                    cross += 2 * ((double)x[t * ld + i] - (double)y[t * ld + i]) * (double)y[t * ld + j];
-                    size += fabs((double)y[t * ld + j]) * 4;
+                    size += fabs((double)x[t * ld + j]) * 4;
                 }
-                assert_true(fabs((double)c[i * n + j] - cross) < 1e-5 * size);
                 if (j <= i) assert_true(fabs((double)h.h[i * n + j] - sum) < 1e-5 * size);
                 if (j > i) assert_true(h.h[i * n + j] == 0);   /* the other triangle is nobody's */
             }
         fqi_hessian_free(&h);
-        free(x), free(c), free(y);
+        free(x);
     }
     fqi_hessian_free(NULL);
     assert_true(fqi_hessian_bytes(29568) == UINT64_C(29568) * 29568 * 4);
     assert_true(fqi_hessian_bytes(SIZE_MAX) == UINT64_MAX && fqi_cholesky_bytes(SIZE_MAX, 2) == UINT64_MAX);
     assert_true(fqi_cholesky_bytes(1000, 2) >= 1000 * (256 + 2 * 16 + 1) * 4);
+}
+
+static void cross_moments_are_right(void **state)
+{
+    static const struct { size_t m, n, n_row; } size[] = { { 1, 1, 1 }, { 3, 5, 7 }, { 300, 20, 513 }, { 20, 300, 100 }, { 256, 256, 256 }, { 257, 33, 300 } };
+    rng r = rng_start("cross moments");
+    (void)state;
+    for (size_t s = 0; s < N_OF(size); s++) {
+        const size_t m = size[s].m, n = size[s].n, n_row = size[s].n_row;
+        const fqi_linalg la = problem_linalg(2);
+        float *a = random_rows(&r, n_row * m), *b = random_rows(&r, n_row * m), *y = random_rows(&r, n_row * n), *c = need(m * n, sizeof *c);
+        fqi_cross_add(&la, c, m, n, a, b, y, n_row);
+        fqi_cross_add(&la, c, m, n, a, b, y, n_row);
+        for (size_t i = 0; i < m; i++)
+            for (size_t j = 0; j < n; j++) {
+                double sum = 0, most = 1;
+                for (size_t t = 0; t < n_row; t++) {
+                    sum += 2 * ((double)a[t * m + i] - (double)b[t * m + i]) * (double)y[t * n + j];
+                    most += fabs((double)y[t * n + j]) * 4;
+                }
+                assert_true(fabs((double)c[i * n + j] - sum) < 1e-5 * most);
+            }
+        free(a), free(b), free(y), free(c);
+    }
 }
 
 static void too_large_is_an_error(void **state)
@@ -195,36 +215,54 @@ static void damping_saves_what_is_singular(void **state)
 
 /* ---- shifted target -------------------------------------------------------------------------------------------------------- */
 
-/* (W* - W) (H + lambda) = a W C, which needs no inverse. */
+/* (W* - W) (H + lambda) = a M, which needs no inverse. M: W C, or D - W H. */
+static double moment_at(const problem *p, const fqi_shift *s, size_t row, size_t j)
+{
+    const size_t n = p->h.n;
+    double sum = s->drift == FQI_DRIFT_OUTPUT ? (double)s->moment[row * n + j] : 0;
+    for (size_t k = 0; k < n; k++) {
+        const double w = (double)p->w[row * n + k];
+        sum += s->drift == FQI_DRIFT_OUTPUT ? -w * problem_h(p, k, j) : w * (double)s->moment[k * n + j];
+    }
+    return sum;
+}
+
+static void check_target(const problem *p, const fqi_shift *s, size_t n_row, double lambda, const float *out)
+{
+    const size_t n = p->h.n;
+    for (size_t row = 0; row < n_row; row++)
+        for (size_t j = 0; j < n; j++) {
+            double got = 0, most = 1;
+            const double want = s->a * moment_at(p, s, row, j);
+            for (size_t k = 0; k < n; k++) {
+                const double d = (double)out[row * n + k] - (double)p->w[row * n + k], h = problem_h(p, k, j) + (k == j ? lambda : 0);
+                got += d * h;
+                most += fabs(d * h) + fabs((double)p->w[row * n + k] * h) * 1e-3;   /* W* itself is rounded to float */
+            }
+            if (!(fabs(got - want) < 3e-4 * most)) fail_msg("%zu x %zu, row %zu, column %zu: %g, expected %g of %g", n_row, n, row, j, got, want, most);
+        }
+}
+
 static void targets_are_right(void **state)
 {
     static const struct { size_t n_row, n_col; } size[] = { { 1, 1 }, { 5, 40 }, { 130, 70 }, { 129, 300 } };
     rng r = rng_start("targets");
     (void)state;
-    for (size_t s = 0; s < N_OF(size); s++) {
-        const size_t n = size[s].n_col, n_row = size[s].n_row;
+    for (size_t s = 0; s < 2 * N_OF(size); s++) {
+        const size_t n = size[s / 2].n_col, n_row = size[s / 2].n_row, n_c = s % 2 ? n_row : n;
         problem p = problem_make(&r, n_row, n, 32, 0, n > 30, PERMUTED);
         const fqi_linalg one = problem_linalg(1), la = problem_linalg(3);
-        float *c = random_rows(&r, n * n), *l = need(n * n, sizeof *l), *out = need(n_row * n, sizeof *out), *same = need(n_row * n, sizeof *out);
+        float *c = random_rows(&r, n_c * n), *l = need(n * n, sizeof *l), *out = need(n_row * n, sizeof *out), *same = need(n_row * n, sizeof *out);
         double lambda;
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n_c; i++)
             for (size_t j = 0; j < n; j++) c[i * n + j] *= problem_h(&p, j, j) == 0 ? 0 : 10;   /* an input that is 0 correlates with nothing */
         FQT_OK(fqi_cholesky(&la, &p.h, p.order, 0.01, l, &lambda, e));
-        FQT_OK(fqi_shift_target(&la, p.w, n_row, n, c, l, p.order, 0.25, out, e));
+        const fqi_shift shift = { s % 2 ? FQI_DRIFT_OUTPUT : FQI_DRIFT_INPUT, c, p.h.h, l, p.order, 0.25 };
+        FQT_OK(fqi_shift_target(&la, &shift, p.w, n_row, n, out, e));
         memcpy(same, p.w, n_row * n * sizeof *same);
-        FQT_OK(fqi_shift_target(&one, same, n_row, n, c, l, p.order, 0.25, same, e));
+        FQT_OK(fqi_shift_target(&one, &shift, same, n_row, n, same, e));
         assert_memory_equal(out, same, n_row * n * sizeof *same);
-        for (size_t row = 0; row < n_row; row++)
-            for (size_t j = 0; j < n; j++) {
-                double got = 0, want = 0, most = 1;
-                for (size_t k = 0; k < n; k++) {
-                    const double d = (double)out[row * n + k] - (double)p.w[row * n + k], h = problem_h(&p, k, j) + (k == j ? lambda : 0);
-                    got += d * h;
-                    want += 0.25 * (double)p.w[row * n + k] * (double)c[k * n + j];
-                    most += fabs(d * h) + fabs((double)p.w[row * n + k]) * h * 1e-3;   /* W* itself is rounded to float */
-                }
-                if (!(fabs(got - want) < 3e-4 * most)) fail_msg("%zu x %zu, row %zu, column %zu: %g, expected %g of %g", n_row, n, row, j, got, want, most);
-            }
+        check_target(&p, &shift, n_row, lambda, out);
         problem_free(&p);
         free(c), free(l), free(out), free(same);
     }
@@ -234,7 +272,7 @@ static void targets_are_right(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moments_are_right),           cmocka_unit_test(too_large_is_an_error), cmocka_unit_test(factors_are_right),
+        cmocka_unit_test(moments_are_right), cmocka_unit_test(cross_moments_are_right),           cmocka_unit_test(too_large_is_an_error), cmocka_unit_test(factors_are_right),
         cmocka_unit_test(a_wide_factor_is_right),      cmocka_unit_test(a_failing_pivot_is_named),
         cmocka_unit_test(damping_saves_what_is_singular), cmocka_unit_test(targets_are_right),
     };

@@ -115,7 +115,7 @@ static fqi_quant_settings usual(void)
 
 typedef struct result { fqi_layer_codes codes; fqi_acts x, attention, x_plain; fqi_compute c; fq_status status; fq_err e; } result;
 
-typedef struct way { int n_thread; bool on_disk; const fq_run *run; } way;
+typedef struct way { int n_thread; bool on_disk; const fq_run *run; float less; } way;   /* less: what the quantized stream lacks, as a share; in memory only */
 static const way usual_way = { .n_thread = 1 };
 
 static void load(fqi_acts *a, const float *rows, size_t n_row, size_t cols, bool in_memory)
@@ -144,6 +144,7 @@ static void quantize(bench *b, const fqi_quant_settings *s, const way *w, int64_
     FQT_OK(fqi_compute_create(FQI_ORDER_FAST, FQ_DTYPE_F32, w->n_thread, cols, &r->c, e));
     FQT_OK(fqi_weights_layer(b->weights, layer, &weights, e));
     load(&r->x, b->embedded, b->n_row, b->hidden, !w->on_disk);
+    for (size_t i = 0; w->less > 0 && i < b->n_row * b->hidden; i++) r->x.memory[i] *= 1 - w->less;
     load(&r->attention, NULL, b->n_row, b->width, !w->on_disk);
     if (s->shift > 0) load(&r->x_plain, b->embedded, b->n_row, b->hidden, !w->on_disk);
     const fqi_layer_job j = { .settings = s, .fitting = &b->f, .modules = &b->m, .decoder = &b->d, .rope = &b->rope, .compute = &r->c, .calib = &b->calib, .x = &r->x,
@@ -468,7 +469,7 @@ static void same_codes(const result *a, const result *b, const char *what)
 
 static void check_same(bench *b, const fqi_quant_settings *s)
 {
-    static const struct { way w; const char *what; } ways[] = { { { 2, false, NULL }, "2 threads" }, { { 3, true, NULL }, "3 threads, rows on disk" } };
+    static const struct { way w; const char *what; } ways[] = { { { .n_thread = 2 }, "2 threads" }, { { .n_thread = 3, .on_disk = true }, "3 threads, rows on disk" } };
     result first, other;
     quantize_ok(b, s, &usual_way, 0, &first);
     float *x = rows_of(&first.x);
@@ -715,7 +716,7 @@ static void test_cancelled(void **state)
         int left = after;
         const fq_run run = { .n_thread = 1, .cancelled = soon, .user = &left };
         result r;
-        quantize(&b, &s, &(way){ 1, false, &run }, 0, &r);
+        quantize(&b, &s, &(way){ .n_thread = 1, .run = &run }, 0, &r);
         assert_int_equal(r.status, FQ_E_CANCELLED);
         drop(&r);
     }
@@ -792,8 +793,35 @@ static void test_shift_helps(void **state)
 {
     (void)state;
     bench b;
+    open_qwen2(&b, NULL, 40);
+    check_shift_helps(&b, 0.75);
+}
+
+/* A stream that is 5 % too small everywhere: the norms hide it, so that no linear layer's input shows it, and only what is added to the stream can mend it. */
+static void test_shift_mends_the_stream(void **state)
+{
+    (void)state;
+    static const way short_of_it = { .n_thread = 1, .less = 0.05F };
+    bench b;
+    double found[2];
+    float *plain = NULL;
     open_qwen2(&b, NULL, FEW);
-    check_shift_helps(&b, 0.6);
+    for (size_t i = 0; i < 2; i++) {
+        fqi_quant_settings s = usual();
+        result r;
+        s.grid.bits = 8;
+        s.shift = i == 0 ? 1 : 0;
+        quantize_ok(&b, &s, &short_of_it, 1, &r);
+        if (i == 0) plain = rows_of(&r.x_plain);
+        float *x = rows_of(&r.x);
+        found[i] = distance(x, plain, b.n_row * b.hidden);
+        free(x);
+        drop(&r);
+    }
+    printf("distance of the stream: %.6g with a shifted target, %.6g without\n", found[0], found[1]);
+    assert_true(found[0] < 0.5 * found[1]);
+    free(plain);
+    close_bench(&b);
 }
 
 static void test_shift_helps_experts(void **state)
@@ -929,7 +957,7 @@ int main(void)
         cmocka_unit_test(test_better_than_rounding), cmocka_unit_test(test_order_helps), cmocka_unit_test(test_same_codes), cmocka_unit_test(test_same_codes_of_experts), cmocka_unit_test(test_fold),
         cmocka_unit_test(test_fold_of_experts), cmocka_unit_test(test_fold_is_dealt_to_ranks), cmocka_unit_test(test_experts_with_few_tokens), cmocka_unit_test(test_no_factor),
         cmocka_unit_test(test_rounding_runs_nothing), cmocka_unit_test(test_cancelled), cmocka_unit_test(test_plain_rows),
-        cmocka_unit_test(test_plain_rows_of_experts), cmocka_unit_test(test_shift_helps), cmocka_unit_test(test_shift_helps_experts), cmocka_unit_test(test_head), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_plain_rows_of_experts), cmocka_unit_test(test_shift_helps), cmocka_unit_test(test_shift_mends_the_stream), cmocka_unit_test(test_shift_helps_experts), cmocka_unit_test(test_head), cmocka_unit_test(test_memory),
         cmocka_unit_test(test_sizes_do_not_wrap),
     };
     return cmocka_run_group_tests(tests, fqt_dir_setup, fqt_dir_teardown);
