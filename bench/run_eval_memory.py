@@ -40,6 +40,15 @@ def run(args):
     return out.decode(), time.monotonic() - start, use.ru_maxrss * 1024
 
 
+def write_ids(path, n):
+    """Random ids, the same ones every time."""
+    with open(path, 'w', encoding='ascii') as f:
+        x = 12345
+        for _ in range(n):
+            x = (x * 6364136223846793005 + 1442695040888963407) % 2 ** 64
+            f.write(f'{(x >> 33) % 32000}\n')
+
+
 def evaluate(name, a, path, ids, budget, extra):
     text, seconds, peak = run([FITQ, 'eval', path, '--ids', ids, '--context', str(a.context), '--memory', f'{budget >> 20}MiB', '--json', '--quiet', *extra])
     plan = json.loads(text)['plan']
@@ -70,11 +79,7 @@ def main():
         maker = os.path.join(os.path.dirname(FITQ), 'bench', 'make_checkpoint')
         run([maker, model, '--size', a.size, '--family', 'layers', '--buffered'])
         run([FITQ, 'pad', model, '-o', padded, '--set', 'intermediate_size=6144', '--quiet'])
-        with open(ids, 'w', encoding='ascii') as f:
-            x = 12345
-            for _ in range(a.tokens):
-                x = (x * 6364136223846793005 + 1442695040888963407) % 2 ** 64
-                f.write(f'{(x >> 33) % 32000}\n')
+        write_ids(ids, a.tokens)
         budget = a.budget << 20 if a.budget else size // 2
         good = evaluate('alone', a, model, ids, budget, [])
         good &= evaluate('beside a padded copy', a, model, ids, budget, ['--reference', padded])

@@ -913,20 +913,20 @@ static int measure_peak(const char *path, double shift, uint64_t *plan, uint64_t
 static void test_memory(void **state)
 {
     (void)state;
-    static const fqt_model models[] = {
-        { .family = "qwen2", .hidden = 512, .ff = 1536, .layers = 1, .heads = 8, .kv = 2, .head_dim = 64, .vocab = 256 },
-        { .family = "qwen3_moe", .hidden = 384, .ff = 384, .moe_ff = 256, .layers = 1, .heads = 8, .kv = 2, .head_dim = 64, .vocab = 256, .experts = 8, .top_k = 2 },
-    };
+    static const fqt_model dense = { .family = "qwen2", .hidden = 512, .ff = 1536, .layers = 1, .heads = 8, .kv = 2, .head_dim = 64, .vocab = 256 };
+    static const fqt_model sparse = { .family = "qwen3_moe", .hidden = 384, .ff = 384, .moe_ff = 256, .layers = 1, .heads = 8, .kv = 2, .head_dim = 64, .vocab = 256, .experts = 8, .top_k = 2 };
+    static const struct { const fqt_model *model; double shift; } cases[] = { { &dense, 0 }, { &dense, 0.5 }, { &sparse, 0 }, { &sparse, 0.5 } };
     if (SANITIZED) skip();
-    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *path = fqt_join(fqt_dir, "large");
-        const double shift = i == 0 ? 0 : 0.5;
+        const char *family = cases[i].model->family;
+        const double shift = cases[i].shift;
         uint64_t plan, peak;
-        fqt_make_model(path, &models[i]);
+        fqt_make_model(path, cases[i].model);
         assert_int_equal(measure_peak(path, shift, &plan, &peak), 0);
         const double ratio = (double)peak / (double)plan;
-        printf("%s, shift %g: plan %.1f MiB, peak %.1f MiB\n", models[i].family, shift, (double)plan / 1048576, (double)peak / 1048576);
-        if (!(ratio > 0.78 && ratio < 1.05)) fail_msg("%s: found a peak of %" PRIu64 " bytes, expected about %" PRIu64, models[i].family, peak, plan);
+        printf("%s, shift %g: plan %.1f MiB, peak %.1f MiB\n", family, shift, (double)plan / 1048576, (double)peak / 1048576);
+        if (!(ratio > 0.78 && ratio < 1.05)) fail_msg("%s: found a peak of %" PRIu64 " bytes, expected about %" PRIu64, family, peak, plan);
         fqt_remove(path);
         free(path);
     }
