@@ -17,6 +17,7 @@
 #include "stream.h"
 
 #define MAX_TOKENS 256
+#define PROMPT_MAX_BYTES ((size_t)64 << 20)   /* 16 million tokens or so: more than any context; ids take as much again */
 
 typedef enum stop_reason { STOP_END, STOP_LENGTH, STOP_CONTEXT } stop_reason;
 static const char *const stop_names[] = { "end", "length", "context" };
@@ -264,7 +265,7 @@ static int next_line(lines *l, char **line)
             return 0;
         }
         seen = l->n;
-        if (seen > INPUT_MAX_BYTES) return input_too_long("standard input");
+        if (seen > PROMPT_MAX_BYTES) return input_too_long("standard input", PROMPT_MAX_BYTES);
         int status = fill(l);
         if (status != 0) return status;
         if (signals_cancelled(NULL)) return -FQ_E_CANCELLED;
@@ -377,7 +378,7 @@ static int run_generate(const arg_values *a)
     input in = { .name = "--prompt" };
     int status = check(a);
     if (status != 0) return status;
-    if (a->prompt_file) status = input_read(a->prompt_file, &in);
+    if (a->prompt_file) status = input_read(a->prompt_file, PROMPT_MAX_BYTES, &in);
     if (status == 0 && a->prompt_file && in.n == in.cap) {   /* room for the NUL */
         char *text = realloc(in.s, in.n + 1);
         if (text) in.s = text;

@@ -105,7 +105,7 @@ static int run_tokenize(const arg_values *a)
     fq_err e = { 0 };
     input in = { 0 };
     if (fq_tokenizer_open(a->operand[0], &t, &e) != FQ_OK) return out_error(&e);
-    int status = input_read(a->n_operand > 1 ? a->operand[1] : NULL, &in);
+    int status = input_read(a->n_operand > 1 ? a->operand[1] : NULL, INPUT_MAX_BYTES, &in);
     if (status == 0) status = a->decode ? decode(t, a, &in) : encode(t, a, &in);
     free(in.s);
     fq_tokenizer_close(t);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "output.h"
@@ -26,23 +27,23 @@ int input_no_memory(const char *name)
     return out_error(&e);
 }
 
-int input_too_long(const char *name)
+int input_too_long(const char *name, size_t most)
 {
     fq_err e = { .code = FQ_E_INPUT };
-    snprintf(e.text, sizeof e.text, "%.1024s: file-size: found more than %zu bytes, expected at most that", name, INPUT_MAX_BYTES);
+    snprintf(e.text, sizeof e.text, "%.1024s: file-size: found more than %zu bytes, expected at most that", name, most);
     return out_error(&e);
 }
 
-/* Everything to the end of a file or a pipe, at most INPUT_MAX_BYTES of it. read() is called only when something is there: a signal
+/* Everything to the end of a file or a pipe, at most `most` bytes of it. read() is called only when something is there: a signal
  * interrupts poll(), whatever SA_RESTART says, and a pipe that nobody writes to can be given up. */
-static int read_all(int fd, input *in)
+static int read_all(int fd, size_t most, input *in)
 {
     for (;;) {
         struct pollfd p = { .fd = fd, .events = POLLIN };
         if (poll(&p, 1, -1) < 0 && errno != EINTR) return input_failed(in->name, "poll", errno);
         if (signals_cancelled(NULL)) return -FQ_E_CANCELLED;
         if (p.revents == 0) continue;
-        if (in->n > INPUT_MAX_BYTES) return input_too_long(in->name);
+        if (in->n > most) return input_too_long(in->name, most);
         if (in->n == in->cap) {
             size_t cap = in->cap == 0 ? 65536 : in->cap * 2;
             char *s = realloc(in->s, cap);
@@ -67,16 +68,26 @@ static int open_input(const char *path)
     return fd;
 }
 
-int input_read(const char *path, input *in)
+static int wrong_kind(const char *path, const char *found)
+{
+    fq_err e = { .code = FQ_E_INPUT };
+    snprintf(e.text, sizeof e.text, "%.1024s: file-kind: found %s, expected a file or a pipe", path, found);
+    return out_error(&e);
+}
+
+int input_read(const char *path, size_t most, input *in)
 {
     if (path == NULL || strcmp(path, "-") == 0) {
         in->name = "standard input";
-        return read_all(STDIN_FILENO, in);
+        return read_all(STDIN_FILENO, most, in);
     }
     in->name = path;
     int fd = open_input(path);
-    if (fd < 0) return input_failed(path, "open", errno);
-    int status = read_all(fd, in);
+    const int err = errno;
+    struct stat st;
+    if (fd < 0 && err == ENOENT && lstat(path, &st) == 0) return wrong_kind(path, "a link to nothing");
+    if (fd < 0) return input_failed(path, "open", err);
+    int status = fstat(fd, &st) == 0 && S_ISDIR(st.st_mode) ? wrong_kind(path, "a folder") : read_all(fd, most, in);
     close(fd);
     return status;
 }

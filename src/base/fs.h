@@ -17,7 +17,7 @@ typedef struct fqi_file {
 } fqi_file;
 #define FQI_FILE_NONE ((fqi_file){ .fd = -1, .fd_direct = -1 })
 
-/* Opens a regular file (FIFO, device, directory: FQ_E_INPUT, never blocks). io: FQ_IO_AUTO opens the direct twin for files of
+/* Opens a regular file (FIFO, device, directory, link to nothing: FQ_E_INPUT, "file-kind"; never blocks). io: FQ_IO_AUTO opens the direct twin for files of
  * 64 MiB or more. */
 fq_status fqi_file_open(fqi_file *f, const char *path, fq_io io, fq_err *e);
 void fqi_file_close(fqi_file *f);

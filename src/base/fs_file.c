@@ -30,6 +30,13 @@ static fq_status refuse_kind(const char *path, mode_t m, fq_err *e)
     return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "file-kind", "found %s, expected a regular file", kind_name(m));
 }
 
+/* "No such file" of a name that every listing shows sends its reader looking for a typing error. */
+static fq_status refuse_absent(const char *path, int err, fq_err *e)
+{
+    if (err == ENOENT && fqi_path_is_link(path)) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "file-kind", "found a link to nothing, expected a regular file");
+    return fqi_fail_sys(e, path, "open", err);
+}
+
 /* The same file again with O_DIRECT, or -1. Compared by inode: the path may name another file by now. */
 static int open_direct(const char *path, const struct stat *st)
 {
@@ -46,7 +53,7 @@ fq_status fqi_file_open(fqi_file *f, const char *path, fq_io io, fq_err *e)
     struct stat st;
     /* Looked at before it is opened: opening a device can have effects, opening a FIFO can block. O_NONBLOCK and the second
      * look are for a path that changes in between. */
-    if (stat(path, &st) != 0) return fqi_fail_sys(e, path, "open", errno);
+    if (stat(path, &st) != 0) return refuse_absent(path, errno, e);
     if (!S_ISREG(st.st_mode)) return refuse_kind(path, st.st_mode, e);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) return fqi_fail_sys(e, path, "open", errno);

@@ -43,6 +43,8 @@ struct fq_ckpt {
 
 /* Index of a tensor by stored name, or SIZE_MAX. Binary search. */
 size_t fqi_ckpt_find(const fq_ckpt *c, const char *name);
+/* Is tensor i, of a catalogue that has `bound`, a bias that config.json does not announce? */
+bool fqi_ckpt_bias_unannounced(const fq_ckpt *c, size_t i);
 /* Opens the file of shard i for bulk reading (caller closes). FQ_E_IO "changed" if size or mtime differ from when the catalogue
  * was read. */
 fq_status fqi_ckpt_open_shard(const fq_ckpt *c, size_t i, fq_io io, fqi_file *out, fq_err *e);

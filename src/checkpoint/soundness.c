@@ -38,6 +38,10 @@ static fq_status load_config(checking *k, fq_err *e)
         FQI_FIND(find, FQ_ERROR, FQI_FILE(k->config_path), "link-leaves-folder", "found a link to nothing or to something outside, expected a file in the folder");
         return FQ_OK;
     }
+    if (fqi_path_is_dir(k->config_path)) {   /* of a folder fqi_config_load would read the config.json in it */
+        FQI_FIND(find, FQ_ERROR, FQI_FILE(k->config_path), "file-kind", "found a folder, expected a regular file");
+        return FQ_OK;
+    }
     fq_err why;
     fq_status s = fqi_config_load(k->config_path, &c->config, &why);
     if (s == FQ_E_INPUT) {
@@ -166,16 +170,22 @@ static void say_misfit(checking *k, const fqi_misfit *m)
                  c->naming.body_prefix, fqi_escape(shown, name));
 }
 
-/* A stored bias that config.json does not announce. An engine builds the layer without it and then stops or drops it, so what it
- * computes may differ from what was trained; fitq itself only moves values. */
+bool fqi_ckpt_bias_unannounced(const fq_ckpt *c, size_t i)
+{
+    const fqi_bound *b = &c->bound[i];
+    if (!b->row || b->layer >= c->config.model.num_hidden_layers) return false;
+    bool bias = b->row->need == FQI_IF_Q_BIAS || b->row->need == FQI_IF_KV_BIAS || b->row->need == FQI_IF_O_BIAS || b->row->need == FQI_IF_MLP_BIAS;
+    return bias && !fqi_row_expected(b->row, &c->config.model, b->layer, c->config.layer_is_sparse);
+}
+
+/* An engine builds the layer without it and then stops or drops it, so what it computes may differ from what was trained; fitq itself only
+ * moves values. */
 static void check_unannounced(checking *k)
 {
     const fq_ckpt *c = k->c;
     for (size_t i = 0; i < c->n_tensor; i++) {
-        const fqi_row *row = c->bound[i].row;
-        bool bias = row && (row->need == FQI_IF_Q_BIAS || row->need == FQI_IF_KV_BIAS || row->need == FQI_IF_O_BIAS || row->need == FQI_IF_MLP_BIAS);
-        if (!bias || c->bound[i].layer >= c->config.model.num_hidden_layers || fqi_row_expected(row, &c->config.model, c->bound[i].layer, c->config.layer_is_sparse)) continue;
         const fqi_tensor *t = &c->tensor[i];
+        if (!fqi_ckpt_bias_unannounced(c, i)) continue;
         FQI_FIND(k->o->find, FQ_WARNING, FQI_TENSOR(shard_path(c, t), t->name), "unannounced-bias",
                  "found a bias that config.json does not announce, expected none: engines stop at it or leave it out");
     }

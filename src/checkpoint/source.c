@@ -180,6 +180,18 @@ static fq_status take_all(fqi_opening *o, const listing *l, bool torch, fq_err *
     return FQ_OK;
 }
 
+/* Weights that are a folder are no weights; but "no weights" of a folder that shows the name would be a riddle. */
+static void find_nothing(fqi_opening *o, const listing *l)
+{
+    for (size_t i = 0; i < l->n; i++) {
+        const char *name = l->entry[i].name;
+        if (!ends_with(name, ST_SUFFIX) && !is_torch_weights(name)) continue;   /* nothing but folders has such a name here */
+        FQI_FIND(o->find, FQ_ERROR, FQI_FILE(fqi_arena_printf(&o->c->arena, "%s/%s", o->c->dir, name)), "file-kind", "found a folder, expected a regular file");
+        return;
+    }
+    FQI_FIND(o->find, FQ_ERROR, FQI_FILE(o->c->dir), "no-weights", "found no *.safetensors and no pytorch_model*.bin, expected weights");
+}
+
 static const char *choose_st_index(fqi_opening *o, const listing *l)
 {
     if (!l->st_index || strcmp(l->st_index, ST_INDEX) == 0) return l->st_index;
@@ -209,8 +221,7 @@ static fq_status take_folder(fqi_opening *o, fq_err *e)
         return FQ_OK;
     }
     FQI_TRY(take_all(o, &l, !st, e));
-    if (o->n_file == 0)
-        FQI_FIND(o->find, FQ_ERROR, FQI_FILE(o->c->dir), "no-weights", "found no *.safetensors and no pytorch_model*.bin, expected weights");
+    if (o->n_file == 0) find_nothing(o, &l);
     return FQ_OK;
 }
 

@@ -157,6 +157,8 @@ static void only_regular_files(void **state)
     FAILS(FQ_E_INPUT, "file-kind", fqi_file_open(&f, "to-fifo", FQ_IO_AUTO, e));
     FAILS(FQ_E_INPUT, "file-kind", fqi_file_open(&f, ".", FQ_IO_AUTO, e));
     FAILS(FQ_E_INPUT, "file-kind", fqi_file_open(&f, "/dev/zero", FQ_IO_AUTO, e));
+    assert_int_equal(symlink("nothing", "to-nothing"), 0);
+    FAILS(FQ_E_INPUT, "file-kind", fqi_file_open(&f, "to-nothing", FQ_IO_AUTO, e));
     FAILS(FQ_E_IO, "open", fqi_file_open(&f, "missing", FQ_IO_AUTO, e));
     assert_int_equal(f.fd, -1);
 }

@@ -16,3 +16,8 @@ fresh && rm m/config.json && ln -s /dev/zero m/config.json && runs
 try fitq eval m/ids --ids ids
 try fitq eval ids --ids ids
 try fitq eval /dev/null --ids ids
+fresh && rm m/config.json && ln -s nothing m/config.json && runs
+fresh && rm m/tokenizer.json && mkdir m/tokenizer.json && says
+fresh && rm m/tokenizer.json && ln -s nothing m/tokenizer.json && says && try fitq tokenize m ids
+try fitq tokenize $t m && try fitq generate m --prompt-file m && ln -s nothing gone && try fitq tokenize $t gone && try fitq eval gone --ids ids
+fresh && mkdir m/generation_config.json && says
