@@ -139,7 +139,7 @@ extern const char *const arg_bos_names[];     /* order of fq_bos */
 #define ARG_OPT_IDS \
     { "ids", 0, ARG_STRING, "FILE", ARG_OFFSET(ids), "token ids to run on, as `fitq tokenize` prints them", NULL, 0, 0, ARG_PATH }
 #define ARG_OPT_WINDOW(dflt) \
-    { "context", 'c', ARG_INT, "N", ARG_OFFSET(context), "tokens of a window (default: " dflt ")", NULL, 2, INT64_C(1) << 30, ARG_ANY }
+    { "context", 'c', ARG_INT, "N", ARG_OFFSET(context), "tokens of a window (default: " dflt ")", NULL, 2, INT64_C(1) << 24, ARG_ANY }
 #define ARG_OPT_CHUNKS(dflt) \
     { "chunks", 0, ARG_INT, "N", ARG_OFFSET(chunks), "most windows to run on (default: " dflt ")", NULL, 1, INT64_C(1) << 40, ARG_ANY }
 #define ARG_OPT_SERVED \

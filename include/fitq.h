@@ -81,8 +81,8 @@ typedef struct fq_progress {
 /* All members may be zero. */
 typedef struct fq_run {
     int n_thread;             /* 0 = one per processor, at most 8 */
-    uint64_t memory_bytes;    /* bound for I/O buffers; 0 = 128 MiB. Too small to work in is FQ_E_USAGE. Of what runs a model: bound for the
-                                 whole process; 0 = what runs well, at most 3/4 of what is free. Too small: FQ_E_NOMEM */
+    uint64_t memory_bytes;    /* bound for I/O buffers; 0 = 128 MiB. Of what runs a model: bound for the whole process; 0 = what runs well,
+                                 at most 3/4 of what is free. Too small to work in: FQ_E_NOMEM, "memory-budget" */
     fq_io io;
     void (*progress)(void *user, const fq_progress *p);
     void (*log)(void *user, fq_log_level level, const char *line);  /* line: no newline, escaped */

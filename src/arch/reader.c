@@ -35,7 +35,7 @@ const char *fqi_reader_show(const json_t *v, char out[FQI_NAME_MAX + 3])
         (void)snprintf(out, FQI_NAME_MAX + 3, "\"%s\"", fqi_escape_n(name, json_string_value(v), json_string_length(v)));
         return out;
     }
-    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));   /* 17 digits would show -1e-6 as -9.9999999999999995e-7 */
     if (!text) return "a value";
     (void)fqi_escape(out, text);
     free(text);

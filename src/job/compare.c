@@ -355,10 +355,11 @@ static void release(job *j)
 
 fq_status fqi_compare_run(fqi_compare *c, fq_err *e)
 {
+    char found[FQI_BUDGET_MAX + 1];
     job j = { .c = c, .chunk = chunk_of(c->run), .shard_a = SIZE_MAX, .shard_b = SIZE_MAX, .file_a = FQI_FILE_NONE };
     if (j.chunk < CHUNK_MIN)
-        return fqi_fail(e, FQ_E_USAGE, NULL, "memory", "found a bound of %llu bytes for buffers, expected at least %zu",
-                        (unsigned long long)c->run->memory_bytes, N_CHUNK * CHUNK_MIN);
+        return fqi_fail(e, FQ_E_NOMEM, NULL, "memory-budget", "found %s, expected at least %zu KiB for buffers", fqi_show_budget(found, c->run->memory_bytes),
+                        N_CHUNK * CHUNK_MIN / 1024);
     for (size_t k = 0; k < N_OPEN; k++) j.file_b[k] = FQI_FILE_NONE;
     j.progress = (fq_progress){ .phase = "verify", .item = "", .total_items = c->n_item };
     for (size_t k = 0; k < c->n_item; k++) j.progress.total_bytes += c->item[k].b->bytes;

@@ -65,14 +65,7 @@ static fq_status make_windows(eval *v, fq_err *e)
     const char *dir = v->model[CANDIDATE].ckpt->dir;
     if (v->n_model == 2 && !has_tokenizer(dir) && has_tokenizer(v->model[REFERENCE].ckpt->dir)) dir = v->model[REFERENCE].ckpt->dir;
     FQI_TRY(fqi_windows_make(&v->o->text, dir, v->report.n_vocab, false, &v->win, e));
-    for (size_t i = 0; i < v->n_model; i++) {
-        int64_t most = v->model[i].decoder.model.max_position_embeddings;
-        char line[160];
-        if (most == 0 || (uint64_t)v->win.n_context <= (uint64_t)most) continue;
-        snprintf(line, sizeof line, "windows of %zu tokens are longer than the %lld that the model is made for (max_position_embeddings)", v->win.n_context, (long long)most);
-        say(v, FQ_LOG_WARN, line);
-        break;
-    }
+    for (size_t i = 0; i < v->n_model; i++) fqi_runnable_warn_length(&v->model[i], (int64_t)v->win.n_context, v->run);
     return FQ_OK;
 }
 
@@ -116,6 +109,7 @@ static fq_status run_lockstep(eval *v, fq_err *e)
     fqi_lockstep_plan plan;
     const fqi_lockstep_watch watch = { .user = v, .layer = on_layer, .logits = on_logits };
     FQI_TRY(fqi_lockstep_plan_make(&l, &plan, e));
+    FQI_TRY(fqi_eval_stats_create(v->win.n_scored, pair, &v->stats, e));   /* now that the budget is known to hold them */
     v->n_thread = plan.n_thread;
     fqi_lockstep_run_plan(&l, &plan, &v->report.plan);
     if (v->o->on_plan) v->o->on_plan(v->o->user, &v->report.plan);
@@ -130,7 +124,6 @@ static fq_status run_eval(eval *v, fq_err *e)
     for (size_t i = 0; i < v->n_model; i++) FQI_TRY(fqi_runnable_open(path[i], v->run, &v->model[i], e));
     FQI_TRY(choose_vocab(v, e));
     FQI_TRY(make_windows(v, e));
-    FQI_TRY(fqi_eval_stats_create(v->win.n_scored, v->n_model == 2, &v->stats, e));
     double begin = fqi_now_seconds();
     FQI_TRY(run_lockstep(v, e));
     fqi_eval_stats_report(v->stats, v->win.n_scored, &v->report);

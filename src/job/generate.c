@@ -37,31 +37,14 @@ struct fq_generator {
 
 /* ---- opening ---- */
 
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-/* Positions for which the rotary embedding was made: yarn and dynamic scaling are there to go beyond what the model was trained on. */
-static int64_t longest(const fqi_rope *r)
-{
-    if (r->kind != FQI_ROPE_YARN && r->kind != FQI_ROPE_DYNAMIC) return r->max_position;
-    double scaled = (double)r->original_max * r->factor;
-    return scaled < 9e15 ? larger(r->max_position, (int64_t)scaled) : r->max_position;
-}
-
 static fq_status choose_context(fq_generator *g, int64_t asked, fq_err *e)
 {
     const fqi_rope *r = &g->model.decoder.rope;
-    const char *path = g->model.ckpt->info.path;
     if (asked < 0) return fqi_fail(e, FQ_E_USAGE, NULL, "context", "found %lld, expected at least 1", (long long)asked);
-    int64_t made_for = longest(r);
     g->context = asked ? asked : r->max_position > 0 && r->max_position < DEFAULT_CONTEXT ? r->max_position : DEFAULT_CONTEXT;
     if (g->context > FQI_RESIDENT_MAX_POSITION)
         return fqi_fail(e, FQ_E_USAGE, NULL, "context", "found %lld, expected at most 2^40", (long long)asked);
-    if (made_for > 0 && g->context > made_for && g->run->log) {
-        fq_err line;   /* only for its escaping of the path */
-        fqi_fail(&line, FQ_E_INPUT, FQI_FILE(path), "context", "%lld tokens are more than the %lld that the model was made for; what it writes beyond them may be nonsense",
-                 (long long)g->context, (long long)made_for);
-        g->run->log(g->run->user, FQ_LOG_WARN, line.text);
-    }
+    fqi_runnable_warn_length(&g->model, g->context, g->run);
     g->block = g->context < BLOCK_TOKENS ? (size_t)g->context : BLOCK_TOKENS;
     return FQ_OK;
 }
@@ -151,6 +134,8 @@ static fq_status check_feed(const fq_generator *g, const uint32_t *ids, size_t n
         if (ids[i] >= (uint64_t)g->n_vocab)
             return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "token-id", "found id %lu, expected less than %lld", (unsigned long)ids[i], (long long)g->n_vocab);
     uint64_t left = (uint64_t)(g->context - g->info.n_token);
+    if (n > left && g->info.n_token == 0)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "context-full", "found %llu tokens, expected at most the %lld of the context", (unsigned long long)n, (long long)g->context);
     if (n > left)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(path), "context-full", "found %llu tokens behind %lld, expected at most %lld together", (unsigned long long)n,
                         (long long)g->info.n_token, (long long)g->context);

@@ -38,6 +38,8 @@ typedef struct prove {
     int n_thread;
     fqi_runnable a, b;
     fqi_windows win;
+    fqi_lockstep lockstep;
+    fqi_lockstep_plan plan;
     int64_t vocab_b;                /* logits of B; those of A may be more than n_vocab too */
     int64_t vocab_a;
     fqi_eval_stats *padding, *noise;
@@ -197,9 +199,9 @@ static void on_layer(void *user, int64_t layer, const fqi_layer_diff diff[FQI_MA
     if (p->o->on_layer) p->o->on_layer(p->o->user, &out);
 }
 
-static fq_status run_lockstep(prove *p, fq_err *e)
+static void set_lockstep(prove *p)
 {
-    fqi_lockstep l = {
+    p->lockstep = (fqi_lockstep){
         .n_model = 2, .ckpt = { p->a.ckpt, p->b.ckpt }, .decoder = { &p->a.decoder, &p->b.decoder },
         .n_stream = N_STREAM,
         .stream = { [A_FIXED] = { 0, FQI_ORDER_FIXED }, [B_FIXED] = { 1, FQI_ORDER_FIXED }, [A_FAST] = { 0, FQI_ORDER_FAST }, [B_FAST] = { 1, FQI_ORDER_FAST } },
@@ -208,13 +210,23 @@ static fq_status run_lockstep(prove *p, fq_err *e)
         .first_scored = p->win.first_scored, .scratch_dir = p->o->scratch, .run = p->run, .phase = "prove",
         .extra_bytes = 2 * fqi_eval_stats_bytes(p->win.n_scored, true),
     };
-    fqi_lockstep_plan plan;
+}
+
+/* Before the weights are compared, which takes minutes: a budget that is too small for the numbers is known now. */
+static fq_status plan_numbers(prove *p, fq_err *e)
+{
+    FQI_TRY(check_pair(p, e));
+    set_lockstep(p);
+    return fqi_lockstep_plan_make(&p->lockstep, &p->plan, e);
+}
+
+static fq_status run_lockstep(prove *p, fq_err *e)
+{
     fqi_lockstep_watch w = { .user = p, .layer = on_layer, .logits = on_logits };
-    FQI_TRY(fqi_lockstep_plan_make(&l, &plan, e));
-    p->n_thread = plan.n_thread;
-    fqi_lockstep_run_plan(&l, &plan, &p->proof.plan);
+    p->n_thread = p->plan.n_thread;
+    fqi_lockstep_run_plan(&p->lockstep, &p->plan, &p->proof.plan);
     if (p->o->on_plan) p->o->on_plan(p->o->user, &p->proof.plan);
-    return fqi_lockstep_run(&l, &plan, &w, e);
+    return fqi_lockstep_run(&p->lockstep, &p->plan, &w, e);
 }
 
 static void take_statistics(prove *p)
@@ -233,7 +245,6 @@ static void take_statistics(prove *p)
 static fq_status compare_numbers(prove *p, fq_err *e)
 {
     fq_proof *r = &p->proof;
-    FQI_TRY(check_pair(p, e));
     FQI_TRY(fqi_eval_stats_create(p->win.n_scored, true, &p->padding, e));
     FQI_TRY(fqi_eval_stats_create(p->win.n_scored, true, &p->noise, e));
     p->vocab_a = p->a.decoder.model.vocab_size;
@@ -310,7 +321,13 @@ static fq_status make_windows(prove *p, fq_err *e)
     if (random && t.context == 0) t.context = RANDOM_CONTEXT;
     if (random && t.chunks == 0) t.chunks = RANDOM_WINDOWS;
     FQI_TRY(fqi_vocab_common(p->a.ckpt, p->b.has_decoder ? p->b.ckpt : NULL, &p->proof.n_vocab, e));
-    return fqi_windows_make(&t, p->a.ckpt->dir, p->proof.n_vocab, true, &p->win, e);
+    const int64_t most = fqi_runnable_longest(&p->a);
+    if (random && most > 0 && t.context > most)   /* nobody's text asks for it, and attention to that many ids may take days */
+        return fqi_fail(e, FQ_E_USAGE, NULL, "context", "found windows of %lld pseudo-random ids, expected at most the %lld tokens that %.1000s was made for",
+                        (long long)t.context, (long long)most, p->a.ckpt->info.path);
+    FQI_TRY(fqi_windows_make(&t, p->a.ckpt->dir, p->proof.n_vocab, true, &p->win, e));
+    fqi_runnable_warn_length(&p->a, (int64_t)p->win.n_context, p->run);
+    return FQ_OK;
 }
 
 static fq_status run_proof(prove *p, fq_err *e)
@@ -323,6 +340,11 @@ static fq_status run_proof(prove *p, fq_err *e)
         return s;
     }
     FQI_TRY(make_windows(p, e));
+    if (s == FQ_OK) s = plan_numbers(p, &why);
+    if (s == FQ_E_NOMEM) {
+        if (e) *e = why;
+        return s;
+    }
     FQI_TRY(compare_weights(p, e));
     if (s == FQ_OK) s = compare_numbers(p, &why);
     return finish(p, s, &why, e);

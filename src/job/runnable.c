@@ -24,10 +24,26 @@ static fq_status check(const fq_ckpt *c, const char *path, fq_err *e)
     return FQ_OK;
 }
 
+/* Engines build the layers without them: transformers lists them as weights that were not used, vLLM drops them without a word (its models'
+ * load_weights passes over a .bias that no parameter waits for). What is computed here is what they compute; nobody else would tell. */
+static void warn_biases(const fq_ckpt *c, const fq_run *run)
+{
+    size_t n = 0, first = 0;
+    fq_err line;   /* only for its form and its escaping */
+    for (size_t i = 0; i < c->n_tensor && run->log; i++)
+        if (fqi_ckpt_bias_unannounced(c, i) && n++ == 0) first = i;
+    if (n == 0) return;
+    const fqi_tensor *t = &c->tensor[first];
+    (void)fqi_fail(&line, FQ_E_INPUT, FQI_TENSOR(c->shard[t->shard].path, t->name), "unannounced-bias",
+                   "found a bias that config.json does not announce, expected none: left out, as engines do (%zu such tensor%s)", n, n == 1 ? "" : "s");
+    run->log(run->user, FQ_LOG_WARN, line.text);
+}
+
 fq_status fqi_runnable_open(const char *path, const fq_run *run, fqi_runnable *out, fq_err *e)
 {
     FQI_TRY(fq_ckpt_open(path, run, &out->ckpt, e));
     FQI_TRY(check(out->ckpt, path, e));
+    warn_biases(out->ckpt, run);
     char *file = fqi_path_join(out->ckpt->dir, "config.json");
     if (!file) return fqi_fail_nomem(e, "path");
     fq_status s = fqi_decoder_read(&out->ckpt->config, file, &out->decoder, e);
@@ -41,6 +57,24 @@ void fqi_runnable_free(fqi_runnable *r)
     if (r->has_decoder) fqi_decoder_free(&r->decoder);
     fq_ckpt_close(r->ckpt);
     *r = (fqi_runnable){ 0 };
+}
+
+int64_t fqi_runnable_longest(const fqi_runnable *r)
+{
+    const fqi_rope *rope = &r->decoder.rope;
+    if (rope->kind != FQI_ROPE_YARN && rope->kind != FQI_ROPE_DYNAMIC) return rope->max_position;
+    double scaled = (double)rope->original_max * rope->factor;   /* these two are there to go beyond what the model was trained on */
+    return scaled < 9e15 && (int64_t)scaled > rope->max_position ? (int64_t)scaled : rope->max_position;
+}
+
+void fqi_runnable_warn_length(const fqi_runnable *r, int64_t n, const fq_run *run)
+{
+    const int64_t most = fqi_runnable_longest(r);
+    fq_err line;   /* only for its escaping of the path */
+    if (most == 0 || n <= most || !run->log) return;
+    (void)fqi_fail(&line, FQ_E_INPUT, FQI_FILE(r->ckpt->info.path), "context", "%lld tokens are more than the %lld that the model was made for; what comes beyond them may be nonsense",
+                   (long long)n, (long long)most);
+    run->log(run->user, FQ_LOG_WARN, line.text);
 }
 
 fq_status fqi_served_dtype(fq_served served, fq_dtype *out, fq_err *e)

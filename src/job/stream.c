@@ -60,10 +60,12 @@ static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 fq_status fqi_stream_memory(const fq_run *run, const fqi_outplan *plan, uint64_t *bytes, fq_err *e)
 {
+    char found[FQI_BUDGET_MAX + 1];
     size_t chunk = chunk_of(run);
     uint64_t enough = fqi_slot_memory(MIN_CHUNK) * (N_SLOT + 1) + WRITER_BYTES;
     if (chunk < MIN_CHUNK)
-        return fqi_fail(e, FQ_E_USAGE, NULL, "memory-budget", "found %llu bytes, expected at least %llu", (unsigned long long)run->memory_bytes, (unsigned long long)enough);
+        return fqi_fail(e, FQ_E_NOMEM, NULL, "memory-budget", "found %s, expected at least %llu MiB for buffers", fqi_show_budget(found, run->memory_bytes),
+                        (unsigned long long)((enough + 0xfffff) >> 20));
     uint64_t in = 0, out = 0, pieces = 0;
     for (size_t i = 0; i < plan->n_tensor; i++) {
         const fqi_out_tensor *t = &plan->tensor[i];

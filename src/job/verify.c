@@ -254,7 +254,7 @@ static fq_status load_provenance(verify *v, fq_err *e)
  * have, not an unreadable file. */
 static fq_status check_b(const fq_ckpt *b, fq_err *e)
 {
-    static const char *const judged[] = { "tensor-missing", "tensor-shape", "tensor-rank", "unknown-tensor" };
+    static const char *const judged[] = { "tensor-missing", "tied-embeddings", "tensor-shape", "tensor-rank", "unknown-tensor", "tensor-without-place" };
     for (size_t i = 0; i < fq_ckpt_n_finding(b); i++) {
         const fq_finding *f = fq_ckpt_get_finding(b, i);
         bool ours = f->severity != FQ_ERROR;

@@ -27,48 +27,63 @@ typedef struct making {
 
 /* ---- beginning of text ---- */
 
-/* A JSON object of the model's folder; *out NULL if there is no such file. */
-static fq_status load_object(const char *dir, const char *name, json_t **out, fq_err *e)
+/* A JSON file of the model's folder; *root NULL if there is none. The caller frees both, also on failure. */
+static fq_status load_object(const char *dir, const char *name, char **path, json_t **root, fq_err *e)
 {
-    char *path = fqi_path_join(dir, name), *text = NULL;
+    char *text = NULL;
     size_t n = 0;
-    fq_status s = path ? FQ_OK : fqi_fail_nomem(e, name);
-    *out = NULL;
-    if (path && fqi_path_exists(path)) {
-        s = fqi_file_slurp(path, MAX_JSON_BYTES, &text, &n, e);
-        if (s == FQ_OK) s = fqi_json_parse(text, n, path, out, e);
-        if (s == FQ_OK && !json_is_object(*out)) {
-            json_decref(*out);
-            *out = NULL;
-        }
-    }
+    *root = NULL;
+    *path = fqi_path_join(dir, name);
+    if (!*path) return fqi_fail_nomem(e, name);
+    if (!fqi_path_exists(*path)) return FQ_OK;
+    fq_status s = fqi_file_slurp(*path, MAX_JSON_BYTES, &text, &n, e);
+    if (s == FQ_OK) s = fqi_json_parse(text, n, *path, root, e);
     free(text);
-    free(path);
-    return s;
+    if (s != FQ_OK || json_is_object(*root)) return s;
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(*path), "json-type", "found a file that is no JSON object, expected an object");
 }
 
-/* tokenizer_config.json's bos_token: a string, or an object with the string. */
-static fq_status bos_of_tokenizer_config(making *m, fq_err *e)
+/* bos_token: a string, or an object with the string. null and no key say nothing; what cannot be read is refused, since the next file may
+ * name another token. Without a tokenizer nobody knows its id. */
+static fq_status take_bos_token(making *m, const json_t *token, const char *file, fq_err *e)
 {
-    json_t *root;
-    FQI_TRY(load_object(m->dir, "tokenizer_config.json", &root, e));
-    const json_t *token = json_object_get(root, "bos_token");
+    char shown[FQI_NAME_MAX + 1];
+    if (!token || json_is_null(token)) return FQ_OK;
     const char *content = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
-    m->s.has_bos = content && m->tokenizer && fq_tokenizer_find_added(m->tokenizer, content, &m->s.bos);
-    json_decref(root);
-    return FQ_OK;
+    if (!content) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(file), "bos-token", "bos_token: found neither a string nor an object with one as \"content\", expected the beginning-of-text token");
+    if (!m->tokenizer) return FQ_OK;
+    m->s.has_bos = fq_tokenizer_find_added(m->tokenizer, content, &m->s.bos);
+    if (m->s.has_bos) return FQ_OK;
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(file), "bos-token", "bos_token: found \"%s\", expected one of the added tokens of tokenizer.json", fqi_escape(shown, content));
 }
 
-static fq_status bos_of_config(making *m, fq_err *e)
+static fq_status take_bos_id(making *m, const json_t *id, const char *file, fq_err *e)
 {
-    json_t *root;
-    FQI_TRY(load_object(m->dir, "config.json", &root, e));
-    const json_t *id = json_object_get(root, "bos_token_id");
+    if (!id || json_is_null(id)) return FQ_OK;
     json_int_t v = json_integer_value(id);
-    m->s.has_bos = json_is_integer(id) && v >= 0 && v <= UINT32_MAX;
+    m->s.has_bos = json_is_integer(id) && v >= 0 && v < m->vocab;
     if (m->s.has_bos) m->s.bos = (uint32_t)v;
-    json_decref(root);
-    return FQ_OK;
+    if (m->s.has_bos) return FQ_OK;
+    if (!json_is_integer(id)) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(file), "bos-token", "bos_token_id: found no integer, expected the id of the beginning-of-text token");
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(file), "bos-token", "bos_token_id: found %lld, expected an id from 0 to %lld", (long long)v, (long long)m->vocab - 1);
+}
+
+/* The first of the two files that names it, as transformers has it: the tokenizer's own word goes before the model's. */
+static fq_status bos_of_configs(making *m, fq_err *e)
+{
+    static const struct { const char *file, *key; fq_status (*take)(making *, const json_t *, const char *, fq_err *); } source[] = {
+        { "tokenizer_config.json", "bos_token", take_bos_token }, { "config.json", "bos_token_id", take_bos_id },
+    };
+    fq_status s = FQ_OK;
+    for (size_t i = 0; s == FQ_OK && !m->s.has_bos && i < sizeof source / sizeof source[0]; i++) {
+        char *path;
+        json_t *root;
+        s = load_object(m->dir, source[i].file, &path, &root, e);
+        if (s == FQ_OK) s = source[i].take(m, json_object_get(root, source[i].key), path, e);
+        json_decref(root);
+        free(path);
+    }
+    return s;
 }
 
 static fq_status find_bos(making *m, fq_err *e)
@@ -81,8 +96,7 @@ static fq_status find_bos(making *m, fq_err *e)
         return FQ_OK;
     }
     if (m->t->bos == FQ_BOS_AUTO) return FQ_OK;
-    FQI_TRY(bos_of_tokenizer_config(m, e));
-    if (!m->s.has_bos) FQI_TRY(bos_of_config(m, e));
+    FQI_TRY(bos_of_configs(m, e));
     if (m->s.has_bos) return FQ_OK;
     return fqi_fail(e, FQ_E_INPUT, FQI_FILE(m->dir), "bos-token", "found no beginning-of-text token in tokenizer.json, tokenizer_config.json or config.json, expected one");
 }
@@ -164,7 +178,8 @@ static fq_status check_request(const fq_text *t, bool random_ids, fq_err *e)
     if (t->text && t->ids) return fqi_fail(e, FQ_E_USAGE, NULL, "text", "found a text and a list of ids, expected one of them");
     if (random && !random_ids) return fqi_fail(e, FQ_E_USAGE, NULL, "text", "found neither a text nor a list of ids, expected one of them");
     if (context < least || context > MAX_CONTEXT)
-        return fqi_fail(e, FQ_E_USAGE, NULL, "context", "found a window of %lld tokens, expected %lld to %lld", (long long)context, (long long)least, (long long)MAX_CONTEXT);
+        return fqi_fail(e, FQ_E_USAGE, NULL, "context", "found a window of %lld tokens, expected %lld to %lld%s", (long long)context, (long long)least, (long long)MAX_CONTEXT,
+                        least == 4 && context >= 2 && context < 4 ? " (2 is enough where every prediction counts: --score all)" : "");
     if (t->chunks < 0) return fqi_fail(e, FQ_E_USAGE, NULL, "chunks", "found %lld windows, expected a positive number", (long long)t->chunks);
     return FQ_OK;
 }

@@ -360,7 +360,7 @@ static void test_deterministic(void **state)
         fqt_remove(d.out);
     }
     fq_run tiny = { .memory_bytes = 1000 };
-    assert_int_equal(fq_pad(&o, &tiny, NULL, &e), FQ_E_USAGE);
+    assert_int_equal(fq_pad(&o, &tiny, NULL, &e), FQ_E_NOMEM);
     assert_string_equal(e.rule, "memory-budget");
     free(first);
     free_dirs(&d);

@@ -207,8 +207,8 @@ static void test_good(void **state)
     assert_good(&p, &(fq_run){ .memory_bytes = 1 << 20, .n_thread = 1, .io = FQ_IO_DIRECT });
     fq_verify_report r = { .n_tensor = 77 };
     fq_err e;
-    assert_int_equal(fq_verify_weights(p.a, p.b, &(fq_run){ .memory_bytes = 4096 }, &r, &e), FQ_E_USAGE);
-    assert_string_equal(e.rule, "memory");
+    assert_int_equal(fq_verify_weights(p.a, p.b, &(fq_run){ .memory_bytes = 4096 }, &r, &e), FQ_E_NOMEM);
+    assert_string_equal(e.rule, "memory-budget");
     s = (seen){ 0 };
     assert_int_equal(fq_verify_weights(p.a, p.b, &(fq_run){ .progress = on_progress, .cancelled = on_cancelled, .user = &s }, &r, &e), FQ_E_CANCELLED);
     assert_int_equal(fq_verify_weights(p.a, NULL, NULL, &r, &e), FQ_E_USAGE);

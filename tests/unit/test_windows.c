@@ -235,8 +235,8 @@ static void test_refused(void **state)
         { "1 TB", { .text = huge }, FQ_E_INPUT, "file-size", "found 1099511627776 bytes, expected at most 1073741824" },
         { "1 TB of ids", { .ids = huge }, FQ_E_INPUT, "file-size", "found 1099511627776 bytes" },
         { "missing", { .text = missing }, FQ_E_IO, NULL, "/missing: open: No such file" },
-        { "BOS beyond the vocabulary", { .ids = three, .context = 2, .score = FQ_SCORE_ALL, .bos = FQ_BOS_ALWAYS }, FQ_E_INPUT, "token-id",
-          "found beginning-of-text token 2045, expected an id below 9" },
+        { "BOS beyond the vocabulary", { .ids = three, .context = 2, .score = FQ_SCORE_ALL, .bos = FQ_BOS_ALWAYS }, FQ_E_INPUT, "bos-token",
+          "config.json: bos-token: bos_token_id: found 2045, expected an id from 0 to 8" },
     };
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) refused(&row[i], tiny, 9);
     const refusal no_tokenizer = { "no tokenizer", { .text = ids }, FQ_E_IO, NULL, "tokenizer.json: open" };
@@ -251,11 +251,45 @@ static void test_refused(void **state)
     free(fifo); free(huge); free(empty); free(bad); free(ids); free(words_ids); free(large); free(missing); free(nul); free(three);
 }
 
+/* A folder without a tokenizer, where only config.json can name an id; and what must not be passed over on the way to it. */
+static void test_odd_bos(void **state)
+{
+    (void)state;
+    static const struct { const char *tokenizer, *config; int64_t bos; const char *says; } row[] = {
+        { "{\"bos_token\": \"<s>\"}", "{\"bos_token_id\": 8}", 8, NULL },
+        { "{\"bos_token\": null}", "{\"bos_token_id\": 0}", 0, NULL },
+        { "{\"bos_token\": {\"content\": \"<s>\"}}", "{\"bos_token_id\": 7}", 7, NULL },
+        { "{\"bos_token\": 1}", "{\"bos_token_id\": 7}", -1, "tokenizer_config.json: bos-token: bos_token: found neither a string" },
+        { "{\"bos_token\": {\"content\": 1}}", "{\"bos_token_id\": 7}", -1, "tokenizer_config.json: bos-token: bos_token: found neither a string" },
+        { "[1]", "{\"bos_token_id\": 7}", -1, "tokenizer_config.json: json-type: found a file that is no JSON object" },
+        { "{}", "{\"bos_token_id\": 9}", -1, "config.json: bos-token: bos_token_id: found 9, expected an id from 0 to 8" },
+        { "{}", "{\"bos_token_id\": -1}", -1, "bos_token_id: found -1" },
+        { "{}", "{\"bos_token_id\": 4294967296}", -1, "bos_token_id: found 4294967296" },
+        { "{}", "{\"bos_token_id\": [7]}", -1, "bos_token_id: found no integer" },
+        { "{}", "{\"bos_token_id\": null}", -1, "found no beginning-of-text token" },
+        { "{}", "{}", -1, "found no beginning-of-text token" },
+    };
+    char *ids = fqt_join(fqt_dir, "ids");
+    fqt_write_text(fqt_dir, "ids", "1 2 3 4 5 6");
+    const fq_text t = { .ids = ids, .context = 2, .score = FQ_SCORE_ALL, .bos = FQ_BOS_ALWAYS };
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        fqt_write_text(fqt_dir, "tokenizer_config.json", row[i].tokenizer);
+        fqt_write_text(fqt_dir, "config.json", row[i].config);
+        fqi_windows w = { 0 };
+        fq_err e = { 0 };
+        fq_status s = fqi_windows_make(&t, fqt_dir, 9, false, &w, &e);
+        if (row[i].says && (s != FQ_E_INPUT || !strstr(e.text, row[i].says))) fail_msg("%zu: found %d, \"%s\", expected \"%s\"", i, (int)s, e.text, row[i].says);
+        if (!row[i].says && (s != FQ_OK || !w.bos || w.ids[0] != (uint32_t)row[i].bos || w.ids[1] != 2)) fail_msg("%zu: found %d, \"%s\"", i, (int)s, e.text);
+        fqi_windows_free(&w);
+    }
+    free(ids);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cutting), cmocka_unit_test(test_exactly_one_window), cmocka_unit_test(test_bos), cmocka_unit_test(test_bos_of_llama),
-        cmocka_unit_test(test_nul), cmocka_unit_test(test_random), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_nul), cmocka_unit_test(test_random), cmocka_unit_test(test_refused), cmocka_unit_test(test_odd_bos),
     };
     return cmocka_run_group_tests(tests, setup, fqt_dir_teardown);
 }
