@@ -46,6 +46,12 @@ fq_status fqi_map_heads(const fqi_heads *s, fqi_map *q, fqi_map *kv, fq_err *e);
 fq_status fqi_map_scale(const fqi_map *in, int64_t unit, fqi_map *out, fq_err *e);
 /* `parts` copies one after another (fused gate|up). */
 fq_status fqi_map_stack(const fqi_map *in, int parts, fqi_map *out, fq_err *e);
+/* The other way: `unit` consecutive indices, whole words of packed codes, become one. FQ_E_INPUT "map-unit" if a run cuts one. */
+fq_status fqi_map_shrink(const fqi_map *in, int64_t unit, fqi_map *out, fq_err *e);
+/* What an array with one entry for each block of the axis (scales of groups, of FP8 blocks) needs when its elements go by `in`: new block -> the
+ * old block that its real elements come from, or nothing if it has none. A split block is read several times. Lengths need not be multiples
+ * of the blocks. FQ_E_INPUT "map-block" if a new block would hold elements of two old ones, which have two scales. */
+fq_status fqi_map_blocks(const fqi_map *in, int64_t unit_old, int64_t unit_new, fqi_map *out, fq_err *e);
 /* old index -> the first new index that reads it. FQ_E_INPUT "map-not-onto" if an old index is read by none. */
 fq_status fqi_map_inverse(const fqi_map *in, fqi_map *out, fq_err *e);
 
