@@ -5,6 +5,7 @@
  *
  * Before a layer goes to the writer its hidden states are on the disk (quant_state.c); the writer's last act is the journal's record. So a
  * run that was killed starts with the first layer that is not on record, from the states of the one before. */
+#include <float.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include "base/pipeline.h"
 #include "job/quantize_private.h"
 
+#define LOST 0.5        /* relative error of a module that is worth a warning of its own */
 #define HEAD_ROWS 256   /* of an output head that is only copied: the weights object holds some */
 
 typedef struct quant_run {
@@ -31,7 +33,7 @@ typedef struct quant_run {
     fqi_acts x, attention, plain; bool has_x, has_attention, has_plain;
     float *buf;                  /* a batch of hidden states that are on the disk */
     size_t *first_tensor;        /* of each layer; [n_layer] = behind the last */
-    int64_t n_layer;
+    int64_t n_layer, head_rows;
     uint64_t key;                /* of hidden states on the disk */
     bool head_done;              /* the output head is on record, with its report */
     pthread_t writer; bool writing; size_t upto;
@@ -117,7 +119,8 @@ static fq_status build(quant_run *r, fq_err *e)
 {
     fqi_quantize *q = r->q;
     const fq_model *m = &q->decoder.model;
-    const fqi_weights_options o = { .n_slot = q->plan.n_slot, .served = FQ_DTYPE_F32, .head_rows = m->vocab_size < HEAD_ROWS || q->o->lm_head ? m->vocab_size : HEAD_ROWS, .run = q->run };
+    r->head_rows = m->vocab_size < HEAD_ROWS || q->o->lm_head ? m->vocab_size : HEAD_ROWS;
+    const fqi_weights_options o = { .n_slot = q->plan.n_slot, .served = FQ_DTYPE_F32, .head_rows = r->head_rows, .run = q->run };
     int64_t cols = m->hidden_size;
     const int64_t width[] = { m->num_attention_heads * m->head_dim, m->intermediate_size, m->moe_intermediate_size, m->shared_expert_intermediate_size };
     for (size_t i = 0; i < sizeof width / sizeof width[0]; i++) cols = width[i] > cols ? width[i] : cols;
@@ -188,12 +191,15 @@ static void end_layers(fqi_quantize *q, double *since)
 
 /* ---- the layers ---------------------------------------------------------------------------------------------------------------- */
 
-/* Every weight is read once before hours are spent on the first: NaN and infinity are found now, with their tensor. */
+/* Every weight is read once before hours are spent on the first: what cannot be quantized is found now, with its tensor. Rounding takes no
+ * longer than this would, and finds it when it comes to the layer. */
 static fq_status check_weights(quant_run *r, fq_err *e)
 {
-    for (int64_t layer = 0; layer < r->n_layer; layer++) {
+    FQI_TRY(fqi_quant_check_rest(r->q, r->weights, r->head_rows, r->compute.kernel, e));
+    for (int64_t layer = 0; calibrates(r->q) && layer < r->n_layer; layer++) {
         const fqi_layer_weights *w;
         FQI_TRY(fqi_weights_layer(r->weights, layer, &w, e));
+        FQI_TRY(fqi_quant_check_layer(r->q, layer, w, r->compute.kernel, e));
         show(r, "check", (size_t)layer + 1, (size_t)r->n_layer, "weights");
         FQI_TRY(check_cancelled(r, e));
     }
@@ -220,9 +226,25 @@ static fqi_layer_job job_of(quant_run *r)
                             .x_plain = r->has_plain ? &r->plain : NULL, .run = q->run };
 }
 
-/* Names in a report of a layer live as long as the modules. */
-static void take_report(fqi_quantize *q, const fqi_layer_codes *c, size_t first)
+static void warn(const quant_run *r, const char *line)
 {
+    const fq_run *run = r->q->run;
+    if (run->log) run->log(run->user, FQ_LOG_WARN, line);
+}
+
+static void warn_about_loss(const quant_run *r, const fq_module_report *m)
+{
+    char line[320];
+    if (!(m->relative >= LOST)) return;
+    snprintf(line, sizeof line, "%s: relative error %.2f: most of what it computes is lost (weights below %g, the smallest scale that is stored, become zeros)", m->name, m->relative,
+             (double)fqi_scale_round(r->q->settings.grid.store, FLT_MIN));
+    warn(r, line);
+}
+
+/* Names in a report of a layer live as long as the modules. */
+static fq_status take_report(quant_run *r, const fqi_layer_codes *c, size_t first, fq_err *e)
+{
+    fqi_quantize *q = r->q;
     q->seconds_forward += c->seconds_forward;
     q->seconds_hessian += c->seconds_hessian;
     q->seconds_solve += c->seconds_solve;
@@ -231,10 +253,15 @@ static void take_report(fqi_quantize *q, const fqi_layer_codes *c, size_t first)
         *m = c->report[i];
         m->name = q->modules.at[first + i].name;
         if (m->why[0]) m->why = fqi_arena_strdup(&q->arena, m->why);
-        if (!m->why) m->why = "(no memory for the reason)";
+        if (!m->why) {   /* it is written to fitq.json: without it that would be another file */
+            m->why = "";
+            return fqi_fail_nomem(e, "report of a layer");
+        }
         q->reported[first + i] = true;
+        warn_about_loss(r, m);
         if (q->o->on_module) q->o->on_module(q->o->user, m);
     }
+    return FQ_OK;
 }
 
 /* Everything that a resume needs of this layer beside its tensors. A layer that is computed again because that was lost leaves it again: what is
@@ -256,24 +283,19 @@ static fq_status do_layer(quant_run *r, int64_t layer, bool wanted, fq_err *e)
     const fqi_layer_weights *w;
     const fqi_layer_job job = job_of(r);
     FQI_TRY(fqi_weights_layer(r->weights, layer, &w, e));
+    if (!calibrates(q)) FQI_TRY(fqi_quant_check_layer(q, layer, w, r->compute.kernel, e));
     fqi_made_layer *made = fqi_calloc(1, sizeof *made);
     if (!made) return fqi_fail_nomem(e, "codes of a layer");
     *made = (fqi_made_layer){ .first = q->modules.first_of_layer[layer], .tensor = SIZE_MAX };
     made->n = q->modules.first_of_layer[layer + 1] - made->first;
     fq_status s = fqi_quant_layer(&job, layer, w, &made->codes, e);
-    if (s == FQ_OK) take_report(q, &made->codes, made->first);
+    if (s == FQ_OK) s = take_report(r, &made->codes, made->first, e);
     if (s == FQ_OK) s = keep(r, made, layer, e);
     if (s != FQ_OK || !wanted) {
         fqi_made_layer_free(made);
         return s;
     }
     return hand_over(r, made, r->first_tensor[layer + 1], e);
-}
-
-static void warn(const quant_run *r, const char *line)
-{
-    const fq_run *run = r->q->run;
-    if (run->log) run->log(run->user, FQ_LOG_WARN, line);
 }
 
 /* All tensors are on record, a quantized output head and its report with them. */
@@ -335,7 +357,7 @@ static fq_status do_head(quant_run *r, fq_err *e)
     *made = (fqi_made_layer){ .first = q->modules.first_of_layer[r->n_layer], .n = 1, .tensor = SIZE_MAX };
     q->writing = made;
     FQI_TRY(fqi_quant_head(&job, norm, &head, &made->codes, e));
-    take_report(q, &made->codes, made->first);
+    FQI_TRY(take_report(r, &made->codes, made->first, e));
     return fqi_quant_reports_save(q, r->request.dir, made->first, made->n, r->key, e);
 }
 
@@ -345,7 +367,7 @@ static fq_status run_all(quant_run *r, uint64_t *resumed_bytes, fq_err *e)
     FQI_TRY(build(r, e));
     FQI_TRY(fqi_stream_open(&r->request, resumed_bytes, &r->stream, e));
     const size_t next = fqi_stream_next(r->stream);
-    if (calibrates(r->q) && next < r->first_tensor[0] + 1) FQI_TRY(check_weights(r, e));
+    if (next < r->first_tensor[0] + 1) FQI_TRY(check_weights(r, e));
     end_stage(r->q, "check of the weights", &since);
     if (next < r->first_tensor[0]) FQI_TRY(fqi_stream_write(r->stream, r->first_tensor[0], e));
     end_stage(r->q, "embeddings", &since);

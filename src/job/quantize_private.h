@@ -4,6 +4,7 @@
  *     quant_made.c      the table of made tensors, and filling them from codes
  *     quant_run.c       the loop over layers: calibrate, solve, write beside the next layer, resume
  *     quant_state.c     hidden states kept on the disk for a resume
+ *     quant_check.c     weights that cannot be quantized
  *     quant_groups.c    lengths that groups and words do not divide
  *     quant_keys.c      what a resume must have in common with the run that it continues
  *     quant_memory.c    how much memory all that takes
@@ -85,6 +86,13 @@ fq_status fqi_quant_reports_load(fqi_quantize *q, const char *dir, size_t n, uin
 
 /* ---- quant_groups.c ---- */
 fq_status fqi_quant_check_groups(const fqi_quantize *q, fq_err *e);   /* "group": stored lengths that no engine could load; names the tensor and ways out */
+
+/* ---- quant_check.c ---- */
+/* FQ_E_NUMERIC "scale-range": a weight of the layer's modules that no stored scale reaches, with its place. */
+fq_status fqi_quant_check_layer(const fqi_quantize *q, int64_t layer, const fqi_layer_weights *w, const fqi_kernels *k, fq_err *e);
+/* The final norm, the output head (head_rows at a time, as w was made for; with the check above if it is quantized) and the embedding, read once: "non-finite" is
+ * what the reader says. */
+fq_status fqi_quant_check_rest(const fqi_quantize *q, fqi_weights *w, int64_t head_rows, const fqi_kernels *k, fq_err *e);
 
 /* ---- quant_keys.c ---- */
 void fqi_quant_keys(fqi_quantize *q);                             /* q->key, q->options_hash; when everything else is decided */
