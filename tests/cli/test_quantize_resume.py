@@ -22,11 +22,11 @@ BINARY = os.environ.get('FITQ_BINARY', os.path.join(SOURCE, 'build', 'release', 
 FULL = os.environ.get('FITQ_FULL') == '1'
 sys.path.insert(0, os.path.join(SOURCE, 'tests', 'tools'))
 sys.dont_write_bytecode = True
-import st_edit  # noqa: E402
+import experts_model  # noqa: E402
 
 LIMIT = 300            # seconds; no run takes one of them
 AGAIN, REWRITTEN = 'they are computed again', 'does not match its journal'
-HIDDEN, HEADS, EXPERTS, FF, LAYERS, VOCAB = 64, 4, 4, 96, 3, 256
+VOCAB = 256
 
 # name: (which model, arguments, kills of a quick run, kills of a full one)
 CASES = {
@@ -46,45 +46,6 @@ class Failed(Exception):
 def need(condition, text):
     if not condition:
         raise Failed(text)
-
-
-def make_experts(folder):
-    """A mixture of experts; some of them get few tokens or none."""
-    rng, tensors = random.Random(1), []
-
-    def add(name, *shape):
-        n = 1
-        for length in shape:
-            n *= length
-        scale = 127 if len(shape) == 1 else 123   # norms are 1 to 2, weights 2^-4 to 2^-3
-        sign = 0 if len(shape) == 1 else 1
-        data = b''.join((rng.getrandbits(sign) << 15 | scale << 7 | rng.getrandbits(7)).to_bytes(2, 'little') for _ in range(n)) if sign else \
-            b''.join((scale << 7 | rng.getrandbits(7)).to_bytes(2, 'little') for _ in range(n))
-        tensors.append([name, 'BF16', list(shape), data])
-    add('model.embed_tokens.weight', VOCAB, HIDDEN)
-    for i in range(LAYERS):
-        p = f'model.layers.{i}.'
-        for name in ('q', 'k', 'v', 'o'):
-            add(f'{p}self_attn.{name}_proj.weight', HIDDEN, HIDDEN)
-        for name in ('q', 'k'):
-            add(f'{p}self_attn.{name}_norm.weight', HIDDEN // HEADS)
-        add(p + 'mlp.gate.weight', EXPERTS, HIDDEN)
-        for x in range(EXPERTS):
-            add(f'{p}mlp.experts.{x}.gate_proj.weight', FF, HIDDEN)
-            add(f'{p}mlp.experts.{x}.up_proj.weight', FF, HIDDEN)
-            add(f'{p}mlp.experts.{x}.down_proj.weight', HIDDEN, FF)
-        add(p + 'input_layernorm.weight', HIDDEN)
-        add(p + 'post_attention_layernorm.weight', HIDDEN)
-    add('model.norm.weight', HIDDEN)
-    add('lm_head.weight', VOCAB, HIDDEN)
-    os.mkdir(folder)
-    with open(os.path.join(folder, 'config.json'), 'w', encoding='utf-8') as f:
-        json.dump({'architectures': ['Qwen3MoeForCausalLM'], 'model_type': 'qwen3_moe', 'hidden_act': 'silu', 'hidden_size': HIDDEN, 'intermediate_size': 128,
-                   'moe_intermediate_size': FF, 'num_experts': EXPERTS, 'num_experts_per_tok': 1, 'norm_topk_prob': True, 'decoder_sparse_step': 1,
-                   'mlp_only_layers': [], 'num_attention_heads': HEADS, 'num_key_value_heads': HEADS, 'head_dim': HIDDEN // HEADS,
-                   'num_hidden_layers': LAYERS, 'max_position_embeddings': 256, 'rms_norm_eps': 1e-6, 'rope_theta': 10000.0, 'attention_bias': False,
-                   'tie_word_embeddings': False, 'torch_dtype': 'bfloat16', 'vocab_size': VOCAB}, f)
-    st_edit.save(os.path.join(folder, 'model.safetensors'), tensors, {'format': 'pt'})
 
 
 def read(path):
@@ -117,7 +78,7 @@ class Lab:
     def __init__(self, work, rng):
         self.work, self.rng, self.serial = work, rng, 0
         self.model = {'dense': os.path.join(SOURCE, 'examples', 'tiny-qwen2'), 'experts': os.path.join(work, 'experts')}
-        make_experts(self.model['experts'])
+        experts_model.make(self.model['experts'])
         self.ids = self.file('ids', ' '.join(str((i * i * 37 + i // 100) % VOCAB) for i in range(9000)))
         self.reference, self.seconds = {}, {}
 
@@ -284,7 +245,7 @@ def gone(lab, path):
 
 
 # files of which all are damaged, what may be said about it. The journal's end may be missing unnoticed: the work is done again.
-DAMAGED = ((['fitq.state.0', 'fitq.state.1'], AGAIN), (['fitq.state.modules'], AGAIN), (['fitq.order'], AGAIN), (['model.safetensors'], REWRITTEN), (['fitq.journal'], ''))
+DAMAGED = ((['fitq.state.0', 'fitq.state.1'], AGAIN), (['fitq.plain.0', 'fitq.plain.1'], AGAIN), (['fitq.state.modules'], AGAIN), (['fitq.order'], AGAIN), (['model.safetensors'], REWRITTEN), (['fitq.journal'], ''))
 
 
 def damage(lab, case):

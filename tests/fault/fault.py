@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Breaks `fitq pad`, and the commands that run a model, in every way that a machine can, and checks what is left.
+"""Breaks `fitq pad`, `fitq quantize`, and the commands that run a model, in every way that a machine can, and checks what is left.
 
     fault.py [--full] [--budget SECONDS] [--seed N] [--jobs N] [--only GROUP,...] [--list] [--work DIR]
 
@@ -9,7 +9,7 @@ resource limits, by small file systems and by hand. After each of them:
     - the exit status is the documented one, with exactly one error line;
     - a target that was there is byte for byte the old one or the whole new one, and one that was not there is absent or whole;
     - nothing else lies around than the unfinished output that `--resume` needs;
-    - `fitq pad --resume` afterwards gives what an undisturbed run gives, byte for byte, file for file.
+    - `fitq pad --resume`, or `fitq quantize` again, gives what an undisturbed run gives, byte for byte, file for file.
 
 Without --full as many as fit into the budget run, first one of every kind, then in an order that the printed seed decides; with
 --full all of them (calls with more than 400 occurrences are sampled). Environment: FITQ_BINARY, FITQ_FAULT_SHIM,
@@ -33,6 +33,9 @@ import sys
 import tempfile
 import threading
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tools"))
+import experts_model  # noqa: E402
 
 CLASSES = ["alloc", "thread", "open", "read", "write", "sync", "rename", "close", "close-written", "trunc", "mkdir", "unlink",
            "stat", "modify"]
@@ -85,6 +88,16 @@ class NotApplicable(Exception):
     """The experiment broke something that is not fitq."""
 
 
+class Variant:
+    """A request that writes a folder: what is broken. Its experiments are a group of their own, so that a short run sees each of them."""
+
+    def __init__(self, command, source, args, replaces=False):
+        self.command, self.source, self.args = command, source, args
+        self.replaces = replaces   # is there an old target
+        self.resume = ["--resume"] if command == "pad" else []
+        self.prefix = "" if command == "pad" else command + "-"
+
+
 class Lab:
     """Paths, the reference outputs, and running fitq."""
 
@@ -103,13 +116,29 @@ class Lab:
         self.serial = 0
         self.kill_at = 0   # change at which a killed run leaves the most behind
         self.lock = threading.Lock()
-        # (source, arguments, is there an old target)
+        pad = ["--set", "intermediate_size=1024", "--layout"]
         self.variants = {
-            "new": (self.src, ["--set", "intermediate_size=1024", "--layout", "spread"], False),
-            "replace": (self.src2, ["--set", "intermediate_size=1024", "--layout", "interleave", "--shard-size", "4MB",
-                                    "--overwrite"], True),
+            "new": Variant("pad", self.src, pad + ["spread"]),
+            "replace": Variant("pad", self.src2, pad + ["interleave", "--shard-size", "4MB", "--overwrite"], True),
         }
+        self.variants.update(self.quantizers())
         self.ref, self.count, self.seconds = {}, {}, {}
+
+    def quantizers(self):
+        """A dense layer and one of experts, of which some get few tokens: every way in which codes are made."""
+        model, ids = os.path.join(self.work, "experts"), os.path.join(self.work, "calibration-ids")
+        experts_model.make(model, 2, 1)
+        shutil.copytree(os.path.join(self.src, "more"), os.path.join(model, "more"))
+        with open(ids, "w") as f:
+            f.write(" ".join(str(i * i * 37 % 256) for i in range(400)))
+        common = ["--group-size", "32", "--threads", "1", "--quiet"]
+        calib = common + ["--ids", ids, "--samples", "4", "--seqlen", "32"]
+        return {
+            "gptq": Variant("quantize", model, calib),
+            "head": Variant("quantize", model, calib + ["--lm-head", "--format", "compressed-tensors", "--shard-size", "100KB", "--overwrite"], True),
+            "rtn": Variant("quantize", model, common + ["--method", "rtn", "--set", "moe_intermediate_size=128"]),
+            "self": Variant("quantize", model, common + ["--samples", "2", "--seqlen", "8"]),
+        }
 
     def folder(self):
         with self.lock:
@@ -149,13 +178,13 @@ class Lab:
                 counts, hits = dict(zip(CLASSES, v)), v[-1]
         return Result(p.returncode, (out or b"").decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace"), counts, hits)
 
-    def pad_args(self, variant, target, resume=False):
-        src, args, _ = self.variants[variant]
-        return ["pad", src, "-o", target] + args + (["--resume"] if resume else [])
+    def args_of(self, variant, target, resume=False, source=None):
+        v = self.variants[variant]
+        return [v.command, source or v.source, "-o", target] + v.args + (v.resume if resume else [])
 
     def make_target(self, variant, target):
         """The old output: other file names than the new one, so that a mixture of both is seen."""
-        if not self.variants[variant][2]:
+        if not self.variants[variant].replaces:
             return None
         os.mkdir(target)
         for name, text in [("config.json", "{\"old\": true}"), ("fitq.json", "{}"), ("old-only.txt", "old"),
@@ -175,7 +204,7 @@ class Lab:
                 self.make_target(v, target)
                 audit = os.path.join(d, "audit")
                 start = time.monotonic()
-                r = self.run(self.pad_args(v, target), {"audit": audit})
+                r = self.run(self.args_of(v, target), {"audit": audit})
                 self.seconds[v] = time.monotonic() - start
                 if r.code != 0:
                     sys.exit(f"fault.py: undisturbed run failed ({v}): exit {r.code}: {r.err}")
@@ -247,9 +276,9 @@ def check_sane(r):
 
 
 def check_error_line(r):
-    """Exactly one line that starts with "fitq: ", or "fitq pad: " for a request that makes no sense, and is not a note."""
+    """Exactly one line that starts with "fitq: ", or "fitq COMMAND: " for a request that makes no sense, and is not a note."""
     lines = [s for s in re.split("[\r\n]+", r.err)
-             if re.match("fitq( pad)?: ", s) and not s.startswith(("fitq: note", "fitq: warning"))]
+             if re.match("fitq( pad| quantize)?: ", s) and not s.startswith(("fitq: note", "fitq: warning"))]
     need(len(lines) == 1, "expected one error line, " + brief(r))
     need(len(lines[0]) > 12, "an error line without content, " + brief(r))
 
@@ -270,9 +299,9 @@ def check_state(lab, variant, target, old, killed=False):
 
 def check_resume(lab, variant, target, committed):
     """--resume makes it whole. A new target without --overwrite is done when the commit had already happened."""
-    if committed and not lab.variants[variant][2]:
+    if committed and not lab.variants[variant].replaces:
         return
-    r = lab.run(lab.pad_args(variant, target, resume=True))
+    r = lab.run(lab.args_of(variant, target, resume=True))
     check_sane(r)
     need(r.code == 0, "resume: " + brief(r))
     now = snapshot(target)
@@ -287,7 +316,7 @@ def experiment(lab, variant, fault, codes, may_succeed, resume_fault=None, **pop
     target = os.path.join(d, "out")
     try:
         old = lab.make_target(variant, target)
-        r = lab.run(lab.pad_args(variant, target), fault, **popen)
+        r = lab.run(lab.args_of(variant, target), fault, **popen)
         check_sane(r)
         killed = r.code < 0 or (fault or {}).get("class") == "unlink"
         if r.code == 0:
@@ -297,13 +326,13 @@ def experiment(lab, variant, fault, codes, may_succeed, resume_fault=None, **pop
             need(not left or killed, f"exit 0, but left beside the target: {left}")
             return
         # A thread that cannot be made for want of memory is EAGAIN.
-        other_code = (fault or {}).get("class") == "alloc" and r.code == IO and r.err.startswith("fitq: thread: ")
+        other_code = (fault or {}).get("class") == "alloc" and r.code == IO and re.search("^fitq: (thread|start a thread): ", r.err, re.M)
         need(r.code in codes or other_code, f"expected {codes}, " + brief(r))
         if r.code > 0:
             check_error_line(r)
         committed = check_state(lab, variant, target, old, killed)
         for f in resume_fault or []:
-            r = lab.run(lab.pad_args(variant, target, resume=True), f)
+            r = lab.run(lab.args_of(variant, target, resume=True), f)
             check_sane(r)
             committed = check_state(lab, variant, target, old, True)
             if committed:
@@ -341,7 +370,7 @@ def plan_faults(lab, rng, full):
                 for n in pick(rng, lab.count[v][cls], full):
                     fault = {"class": cls, "nth": n, "errno": err, "sticky": sticky}
                     name = "%s %s %s %d%s" % (v, cls, errno.errorcode[err], n, "+" if sticky else "")
-                    yield "fail-" + cls, name, (experiment, (lab, v, fault, codes, may), {})
+                    yield lab.variants[v].prefix + "fail-" + cls, name, (experiment, (lab, v, fault, codes, may), {})
 
 
 def plan_nuisances(lab, rng, full):
@@ -349,11 +378,11 @@ def plan_nuisances(lab, rng, full):
     for v in lab.variants:
         for every in (1, 2, 3):
             for cls in ("read", "write"):
-                yield "short", f"{v} {cls} every {every}", (
+                yield lab.variants[v].prefix + "short", f"{v} {cls} every {every}", (
                     experiment, (lab, v, {"class": cls, "every": every, "mode": "short"}, [0], True), {})
         for every in (2, 3):
             for cls in ("read", "write", "sync", "trunc"):
-                yield "eintr", f"{v} {cls} every {every}", (
+                yield lab.variants[v].prefix + "eintr", f"{v} {cls} every {every}", (
                     experiment, (lab, v, {"class": cls, "every": every, "errno": errno.EINTR}, [0], True), {})
 
 
@@ -363,11 +392,11 @@ def plan_kills(lab, rng, full):
         for n in pick(rng, total, full):
             kill = {"class": "modify", "nth": n, "mode": "kill"}
             power = {"class": "modify", "nth": n, "mode": "power", "seed": rng.randrange(1 << 30)}
-            yield "kill", f"{v} kill {n}", (experiment, (lab, v, kill, [-9], True), {})
-            yield "power", f"{v} power cut {n} seed {power['seed']}", (experiment, (lab, v, power, [-9], True), {})
+            yield lab.variants[v].prefix + "kill", f"{v} kill {n}", (experiment, (lab, v, kill, [-9], True), {})
+            yield lab.variants[v].prefix + "power", f"{v} power cut {n} seed {power['seed']}", (experiment, (lab, v, power, [-9], True), {})
             again = [{"class": "modify", "nth": rng.randint(1, total), "mode": m, "seed": rng.randrange(1 << 30)}
                      for m in rng.choices(["kill", "power"], k=2)]
-            yield "kill-twice", f"{v} kill {n}, then {[(f['mode'], f['nth'], f['seed']) for f in again]}", (
+            yield lab.variants[v].prefix + "kill-twice", f"{v} kill {n}, then {[(f['mode'], f['nth'], f['seed']) for f in again]}", (
                 experiment, (lab, v, power, [-9], True, again), {})
 
 
@@ -377,7 +406,7 @@ def plan_signals(lab, rng, full):
         for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU):
             for n in sorted(rng.sample(range(1, total + 1), min(total, 40))):
                 fault = {"class": "read,write", "nth": n, "mode": "signal", "errno": int(sig)}
-                yield "signal", f"{v} {sig.name} at {n}", (experiment, (lab, v, fault, [-sig, 128 + sig], True), {})
+                yield lab.variants[v].prefix + "signal", f"{v} {sig.name} at {n}", (experiment, (lab, v, fault, [-sig, 128 + sig], True), {})
 
 
 def set_limit(what, value):
@@ -388,16 +417,16 @@ def plan_limits(lab, rng, full):
     for v in lab.variants:
         biggest = 10_000_000
         for size in sorted(rng.sample(range(0, biggest), 20)):
-            yield "fsize", f"{v} RLIMIT_FSIZE {size}", (
+            yield lab.variants[v].prefix + "fsize", f"{v} RLIMIT_FSIZE {size}", (
                 experiment, (lab, v, None, [IO, -signal.SIGXFSZ], True), {"preexec_fn": set_limit(resource.RLIMIT_FSIZE, size)})
         for n in (4, 5, 6, 7, 8, 10, 12, 16):
-            yield "nofile", f"{v} RLIMIT_NOFILE {n}", (
+            yield lab.variants[v].prefix + "nofile", f"{v} RLIMIT_NOFILE {n}", (
                 experiment, (lab, v, None, [IO], True), {"preexec_fn": set_limit(resource.RLIMIT_NOFILE, n)})
         low = lowest_as(lab)
         for i in range(24):
             size = low + i * (8 << 20)
             if low:
-                yield "as", f"{v} RLIMIT_AS {size >> 20} MiB", (
+                yield lab.variants[v].prefix + "as", f"{v} RLIMIT_AS {size >> 20} MiB", (
                     experiment, (lab, v, None, [NOMEM, IO], True), {"preexec_fn": set_limit(resource.RLIMIT_AS, size)})
 
 
@@ -433,7 +462,7 @@ def full_disk(lab, variant, size, fault=None):
             return
         if fault:
             fault = {k: str(x).replace("MNT", d) for k, x in fault.items()}
-        r = lab.run(lab.pad_args(variant, target), fault)
+        r = lab.run(lab.args_of(variant, target), fault)
         check_sane(r)
         if os.path.exists(os.path.join(d, "filler")):
             os.unlink(os.path.join(d, "filler"))
@@ -458,28 +487,29 @@ def plan_full_disk(lab, rng, full):
         print("fault.py: cannot mount a small file system: full disks are tested by injected errors only")
         return
     for v in lab.variants:
-        need_bytes = sum(os.path.getsize(os.path.join(lab.src, n)) for n in os.listdir(lab.src)) * 12 // 10
-        for size in sorted(set(rng.sample(range(4096, need_bytes, 4096), 60)) | {4096, need_bytes}):
-            yield "enospc", f"{v} file system of {size} bytes", (full_disk, (lab, v, size), {})
+        source = lab.variants[v].source
+        need_bytes = sum(os.path.getsize(os.path.join(source, n)) for n in os.listdir(source)) * 12 // 10
+        sizes = range(4096, need_bytes, 4096)
+        for size in sorted(set(rng.sample(sizes, min(len(sizes), 60))) | {4096, need_bytes}):
+            yield lab.variants[v].prefix + "enospc", f"{v} file system of {size} bytes", (full_disk, (lab, v, size), {})
         fill = "cat /dev/zero > MNT/filler 2>/dev/null; true"
         for n in pick(rng, lab.count[v]["modify"], full):
             fault = {"class": "modify", "nth": n, "mode": "command", "command": fill}
-            yield "enospc-midway", f"{v} disk full from change {n}", (full_disk, (lab, v, 64 << 20, fault), {})
+            yield lab.variants[v].prefix + "enospc-midway", f"{v} disk full from change {n}", (full_disk, (lab, v, 64 << 20, fault), {})
 
 
 # ---- a world that changes ------------------------------------------------------------------------------------------------
 
 
-def source_changes(lab, command, nth, codes, want):
+def source_changes(lab, variant, command, nth, codes, want):
     """The source is disturbed at the nth read."""
     d = lab.folder()
     src, target = os.path.join(d, "src"), os.path.join(d, "out")
     try:
-        shutil.copytree(lab.src, src)
-        args = ["pad", src, "-o", target] + lab.variants["new"][1]
-        r = lab.run(args, {"class": "read", "nth": nth, "mode": "command", "command": command.replace("SRC", src).replace("DIR", d)})
+        shutil.copytree(lab.variants[variant].source, src)
+        r = lab.run(lab.args_of(variant, target, source=src), {"class": "read", "nth": nth, "mode": "command", "command": command.replace("SRC", src).replace("DIR", d)})
         check_sane(r)
-        if r.code == 0 and r.hits and snapshot(target) == lab.ref["new"]:
+        if r.code == 0 and r.hits and snapshot(target) == lab.ref[variant]:
             return   # the last read: everything was in memory
         need(r.code in codes, f"expected {codes}, " + brief(r))
         check_error_line(r)
@@ -490,26 +520,27 @@ def source_changes(lab, command, nth, codes, want):
 
 
 def plan_changes(lab, rng, full):
-    n = lab.count["new"]["read"]
-    for nth in range(1, n + 1):
-        yield "shrink", f"source cut at read {nth}", (
-            source_changes, (lab, "truncate -s 5000000 SRC/model.safetensors", nth, [3, IO], "chang|end of the file"), {})
-        yield "shrink", f"source emptied at read {nth}", (
-            source_changes, (lab, "truncate -s 0 SRC/model.safetensors", nth, [3, IO], "chang|end of the file"), {})
-    for nth in range(1, n + 1, 3):
-        yield "vanish", f"source gone at read {nth}", (
-            source_changes, (lab, "rm -r SRC", nth, [3, IO], "."), {})
-        yield "vanish", f"target folder gone at read {nth}", (
-            source_changes, (lab, "rm -rf DIR/out.fitq-partial", nth, [IO], "."), {})
+    for v in ("new", "gptq", "rtn"):
+        n, prefix = lab.count[v]["read"], lab.variants[v].prefix
+        half = os.path.getsize(os.path.join(lab.variants[v].source, "model.safetensors")) // 2
+        for nth in range(1, n + 1):
+            yield prefix + "shrink", f"{v} source cut at read {nth}", (
+                source_changes, (lab, v, f"truncate -s {half} SRC/model.safetensors", nth, [3, IO], "chang|end of the file"), {})
+            yield prefix + "shrink", f"{v} source emptied at read {nth}", (
+                source_changes, (lab, v, "truncate -s 0 SRC/model.safetensors", nth, [3, IO], "chang|end of the file"), {})
+        for nth in range(1, n + 1, 3):
+            yield prefix + "vanish", f"{v} source gone at read {nth}", (source_changes, (lab, v, "rm -r SRC", nth, [3, IO], "."), {})
+            yield prefix + "vanish", f"{v} target folder gone at read {nth}", (
+                source_changes, (lab, v, "rm -rf DIR/out.fitq-partial", nth, [IO], "."), {})
 
 
-def two_runs(lab, nth):
+def two_runs(lab, variant, nth):
     """A run that stands still holds its output; the second is refused and names it."""
     d = lab.folder()
     target, pidfile = os.path.join(d, "out"), os.path.join(lab.work, "two-%s" % os.path.basename(d))
     env = dict(os.environ, LC_ALL="C", LD_PRELOAD=lab.shim, FAULT_CLASS="write", FAULT_NTH=str(nth), FAULT_MODE="signal",
                FAULT_ERRNO=str(int(signal.SIGSTOP)), ASAN_OPTIONS="verify_asan_link_order=0")
-    first = subprocess.Popen([lab.fitq] + lab.pad_args("new", target), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    first = subprocess.Popen([lab.fitq] + lab.args_of(variant, target), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         for _ in range(1000):
             with open(f"/proc/{first.pid}/stat") as f:
@@ -519,8 +550,8 @@ def two_runs(lab, nth):
         else:
             raise Failed("the first run did not stop")
         before = snapshot(d)
-        for extra in ([], ["--resume"], ["--overwrite"]):
-            r = lab.run(lab.pad_args("new", target) + extra)
+        for extra in ([], lab.variants[variant].resume or ["--restart"], ["--overwrite"]):
+            r = lab.run(lab.args_of(variant, target) + extra)
             check_sane(r)
             need(r.code == IO, f"second run {extra}: expected 4, " + brief(r))
             check_error_line(r)
@@ -528,7 +559,7 @@ def two_runs(lab, nth):
         need(snapshot(d) == before, "the second run changed something: " + compare(snapshot(d), before))
         first.send_signal(signal.SIGCONT)
         need(first.wait(60) == 0, "the first run failed afterwards")
-        need(snapshot(target) == lab.ref["new"], compare(snapshot(target), lab.ref["new"]))
+        need(snapshot(target) == lab.ref[variant], compare(snapshot(target), lab.ref[variant]))
     finally:
         if first.poll() is None:
             first.kill()
@@ -559,15 +590,19 @@ def refused(lab, make, want=(2, IO), **popen):
 
 
 def plan_refusals(lab, rng, full):
-    opts = lab.variants["new"][1]
+    for variant in ("new", "rtn"):
+        yield from plan_refusals_of(lab, variant)
+
+
+def plan_refusals_of(lab, variant):
+    v = lab.variants[variant]
+    group = v.prefix + "refused"
 
     def case(prepare):
         def make(d):
             src = os.path.join(d, "src")
-            shutil.copytree(lab.src, src)
-            target = prepare(d, src)
-            watched = [d]
-            return ["pad", src, "-o", target] + opts, watched
+            shutil.copytree(v.source, src)
+            return lab.args_of(variant, prepare(d, src), source=src), [d]
         return make
 
     def symlink(d, to, name="link"):
@@ -603,16 +638,16 @@ def plan_refusals(lab, rng, full):
         "output is empty": lambda d, s: "",
     }
     for name, f in cases.items():
-        yield "refused", name, (refused, (lab, case(f)), {})
+        yield group, name, (refused, (lab, case(f)), {})
         if name != "output exists":
             make = case(f)
-            yield "refused", name + ", --overwrite", (
+            yield group, name + ", --overwrite", (
                 refused, (lab, lambda d, make=make: (lambda a, w: (a + ["--overwrite"], w))(*make(d))), {})
 
     def readonly(d):
-        shutil.copytree(lab.src, os.path.join(d, "src"))
+        shutil.copytree(v.source, os.path.join(d, "src"))
         os.chmod(d, 0o555)
-        return ["pad", os.path.join(d, "src"), "-o", os.path.join(d, "out")] + opts, [d]
+        return lab.args_of(variant, os.path.join(d, "out"), source=os.path.join(d, "src")), [d]
 
     nobody = (lambda: os.setuid(65534)) if os.geteuid() == 0 else None
     os.chmod(lab.work, 0o755)
@@ -621,28 +656,28 @@ def plan_refusals(lab, rng, full):
     except (PermissionError, subprocess.SubprocessError):
         usable = False
     if usable:
-        yield "refused", "folder of the output is read-only", (refused, (lab, readonly, (IO,)), {"preexec_fn": nobody})
-    yield "refused", "two runs on one output", (two_runs, (lab, 2), {})
+        yield group, "folder of the output is read-only", (refused, (lab, readonly, (IO,)), {"preexec_fn": nobody})
+    yield group, "two runs on one output", (two_runs, (lab, variant, 2), {})
 
 
 # ---- surroundings --------------------------------------------------------------------------------------------------------
 
 
-def surroundings(lab, codes, **popen):
+def surroundings(lab, variant, codes, **popen):
     """Descriptors, TMPDIR and umask have no effect on the output; what is copied keeps the permissions of its source."""
     d = lab.folder()
     mask = popen.pop("mask", None)
     try:
         target = os.path.join(d, "out")
-        p = subprocess.Popen([lab.fitq] + lab.pad_args("new", target), **popen)
+        p = subprocess.Popen([lab.fitq] + lab.args_of(variant, target), **popen)
         p.wait(120)
         need(p.returncode in codes, f"expected {codes}, exit {p.returncode}")
-        need(snapshot(target) == lab.ref["new"], compare(snapshot(target), lab.ref["new"]))
+        need(snapshot(target) == lab.ref[variant], compare(snapshot(target), lab.ref[variant]))
         if mask is not None:
             for name in ["."] + sorted(snapshot(target)):
                 mode = os.lstat(os.path.join(target, name)).st_mode
                 want = (0o777 if stat.S_ISDIR(mode) else 0o666) & ~mask
-                source = os.path.join(lab.src, name)
+                source = os.path.join(lab.variants[variant].source, name)
                 if os.path.isfile(source) and name not in ("config.json", "fitq.json", "model.safetensors"):
                     want = os.lstat(source).st_mode & 0o777
                 need(stat.S_IMODE(mode) == want, f"{name}: mode {stat.S_IMODE(mode):o}, expected {want:o}")
@@ -659,17 +694,18 @@ def plan_surroundings(lab, rng, full):
                 os.close(fd)
         return close
 
-    for fds in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)):
-        yield "surroundings", f"closed descriptors {fds}", (surroundings, (lab, [0, IO]), dict(null, preexec_fn=closer(*fds)))
-    for name in ("stdout", "stderr"):
-        yield "surroundings", f"{name} is a full device", (surroundings, (lab, [0, IO]), dict(null, **{name: open("/dev/full", "w")}))
-        r, w = os.pipe()
-        os.close(r)
-        yield "surroundings", f"{name} is a broken pipe", (surroundings, (lab, [0, IO]), dict(null, **{name: w}))
-    yield "surroundings", "TMPDIR is missing", (surroundings, (lab, [0]), dict(null, env=dict(os.environ, TMPDIR="/nonexistent")))
-    for mask in (0o022, 0o027, 0o077, 0o002):
-        yield "surroundings", f"umask {mask:o}", (
-            surroundings, (lab, [0]), dict(null, mask=mask, preexec_fn=lambda m=mask: os.umask(m) and None))
+    for v in ("new", "gptq"):
+        group = lab.variants[v].prefix + "surroundings"
+        for fds in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)):
+            yield group, f"closed descriptors {fds}", (surroundings, (lab, v, [0, IO]), dict(null, preexec_fn=closer(*fds)))
+        for name in ("stdout", "stderr"):
+            yield group, f"{name} is a full device", (surroundings, (lab, v, [0, IO]), dict(null, **{name: open("/dev/full", "w")}))
+            r, w = os.pipe()
+            os.close(r)
+            yield group, f"{name} is a broken pipe", (surroundings, (lab, v, [0, IO]), dict(null, **{name: w}))
+        yield group, "TMPDIR is missing", (surroundings, (lab, v, [0]), dict(null, env=dict(os.environ, TMPDIR="/nonexistent")))
+        for mask in (0o022, 0o027, 0o077, 0o002):
+            yield group, f"umask {mask:o}", (surroundings, (lab, v, [0]), dict(null, mask=mask, preexec_fn=lambda m=mask: os.umask(m) and None))
 
 
 # ---- resuming something else ----------------------------------------------------------------------------------------------
@@ -687,9 +723,7 @@ def n_recorded(partial):
 def interrupted(lab, d, src=None, variant="replace"):
     """Leaves an unfinished output, its weights recorded in the journal; returns the arguments to go on."""
     target = os.path.join(d, "out")
-    source, args, _ = lab.variants[variant]
-    args = [a for a in args if a != "--overwrite"]
-    whole = ["pad", src or source, "-o", target] + args
+    whole = [a for a in lab.args_of(variant, target, source=src) if a != "--overwrite"]
     for n in ([lab.kill_at] if lab.kill_at else range(lab.count[variant]["modify"], 0, -1)):
         for name in os.listdir(d):   # a stale lock would change the number of calls
             if name.startswith("out"):
@@ -819,7 +853,7 @@ def run_commands(lab):
     for path, n in ((ids, 1536), (small, 16)):
         with open(path, "w") as f:
             f.write(" ".join(str(i * 37 % 2000) for i in range(n)))
-    r = lab.run(["pad", lab.src, "-o", padded] + lab.variants["new"][1])
+    r = lab.run(["pad", lab.src, "-o", padded] + lab.variants["new"].args)
     need(r.code == 0, "padding for verify: " + brief(r))
     codes = os.path.join(lab.work, "codes")
     subprocess.run([sys.executable, os.path.join(lab.root, "tests/tools/pack_quantized.py"), lab.src, codes, "gptq", "4", "16"], check=True)
@@ -917,7 +951,7 @@ def usable(lab):
     if not os.access(lab.shim, os.R_OK):
         print(f"fault.py: no shim at {lab.shim}")
         return False
-    r = lab.run(["pad", lab.src, "-o", os.path.join(lab.work, "probe"), "--dry-run"] + lab.variants["new"][1],
+    r = lab.run(["pad", lab.src, "-o", os.path.join(lab.work, "probe"), "--dry-run"] + lab.variants["new"].args,
                 {"class": "alloc", "nth": 0})
     if r.code != 0 or not r.counts.get("alloc") or not r.counts.get("read"):
         print("fault.py: skip: the shim does not reach this build (" + brief(r) + f", {r.counts})")
