@@ -162,6 +162,7 @@ fq_status fqi_gather_fill(fqi_gather *g, fqi_slot *s, fq_err *e)
 {
     s->n_piece = s->n_extent = 0;
     s->bytes = 0;
+    memcpy(s->fill, g->fill, sizeof s->fill);
     s->swap = g->tensor && g->tensor->byteswap ? fq_dtype_bits((fq_dtype)g->tensor->dtype) / 8 : 0;
     if (take_pieces(g, s)) {
         join_extents(s, NULL, s->n_piece);
@@ -187,6 +188,15 @@ static void swap_elements(unsigned char *p, size_t n, unsigned size)
         }
 }
 
+static void fill_bytes(const unsigned char fill[4], unsigned char *to, size_t n)
+{
+    if (fill[0] == fill[1] && fill[0] == fill[2] && fill[0] == fill[3]) {
+        memset(to, fill[0], n);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) to[i] = fill[i % 4];
+}
+
 void fqi_slot_assemble(fqi_slot *s)
 {
     if (s->single && s->swap < 2) {
@@ -194,12 +204,13 @@ void fqi_slot_assemble(fqi_slot *s)
         return;
     }
     unsigned char *to = s->out;
-    for (size_t i = 0; i < s->n_piece; i++) {
+    for (size_t i = 0; i < s->n_piece; to += s->piece[i].bytes, i++) {
         const fqi_piece *p = &s->piece[i];
-        if (p->src == FQI_ZERO_SEGMENT) memset(to, 0, (size_t)p->bytes);
-        else memcpy(to, s->extent[p->extent].data + (p->src - s->extent[p->extent].src), (size_t)p->bytes);
-        to += p->bytes;
+        if (p->src != FQI_ZERO_SEGMENT) memcpy(to, s->extent[p->extent].data + (p->src - s->extent[p->extent].src), (size_t)p->bytes);
     }
     if (s->swap >= 2) swap_elements(s->out, s->bytes, s->swap);
+    to = s->out;
+    for (size_t i = 0; i < s->n_piece; to += s->piece[i].bytes, i++)
+        if (s->piece[i].src == FQI_ZERO_SEGMENT) fill_bytes(s->fill, to, (size_t)s->piece[i].bytes);
     s->data = s->out;
 }

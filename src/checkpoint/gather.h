@@ -18,7 +18,7 @@ typedef struct fqi_extent {
     const unsigned char *data;     /* after filling */
 } fqi_extent;
 
-typedef struct fqi_piece { uint64_t src, bytes; uint32_t extent; } fqi_piece;  /* src == FQI_ZERO_SEGMENT: zeros */
+typedef struct fqi_piece { uint64_t src, bytes; uint32_t extent; } fqi_piece;  /* src == FQI_ZERO_SEGMENT: what the map leaves empty */
 
 typedef struct fqi_slot {
     size_t chunk;                  /* capacity of out */
@@ -30,6 +30,7 @@ typedef struct fqi_slot {
     size_t max_piece;              /* entries of these tables */
     size_t bytes;                  /* of output in this slot */
     unsigned swap;                 /* element size to reverse, 0 = none */
+    unsigned char fill[4];         /* of the gather */
     bool single;                   /* one piece, no zeros: `data` is the extent, out is unused */
     const unsigned char *data;     /* result of assembling: bytes long */
     size_t item;                   /* the caller's: which tensor */
@@ -50,6 +51,8 @@ typedef struct fqi_gather {
     fqi_segments seg;
     fqi_segment held; bool has_held, zeros_only;
     uint64_t left;                 /* bytes of output still to come */
+    unsigned char fill[4];         /* repeated where the map leaves the output empty: elements of 1, 2 or 4 bytes. Zeros after begin; a code
+                                      that stands for zero may be another number */
 } fqi_gather;
 
 /* tensor NULL: bytes_pad zeros. map: per dimension, NULL entries are identities. file is borrowed. */

@@ -46,6 +46,8 @@ static int64_t source_of(const fqi_map *m, int64_t i)
     return -1;
 }
 
+static unsigned char fill[4];   /* what stands where the map leaves the output empty */
+
 /* Element by element, from the file's bytes. */
 static unsigned char *naive(const unsigned char *file, const fqi_tensor *t, fqi_map *const *map, const int64_t *shape_pad, size_t n, unsigned size)
 {
@@ -60,10 +62,17 @@ static unsigned char *naive(const unsigned char *file, const fqi_tensor *t, fqi_
             at += i * (t->stride ? t->stride[d] : row_major);
             row_major *= t->shape[d];
         }
-        for (unsigned b = 0; b < size && !zero; b++)
-            out[k * size + b] = file[t->off + (uint64_t)at * size + (t->byteswap ? size - 1 - b : b)];
+        for (unsigned b = 0; b < size; b++)
+            out[k * size + b] = zero ? fill[(k * size + b) % 4] : file[t->off + (uint64_t)at * size + (t->byteswap ? size - 1 - b : b)];
     }
     return out;
+}
+
+/* One element of a tensor of `size` bytes per element, again and again; zeros half of the time. */
+static void choose_fill(unsigned size)
+{
+    for (unsigned b = 0; b < 4; b++) fill[b] = b < size ? (unsigned char)rnd(256) : fill[b % size];
+    if (rnd(2) == 0) memset(fill, 0, sizeof fill);
 }
 
 static void one_case(const char *path, const unsigned char *bytes, fq_io io)
@@ -86,6 +95,7 @@ static void one_case(const char *path, const unsigned char *bytes, fq_io io)
         n_new *= (uint64_t)(shape_pad[d] = map[d] ? map[d]->n_new : shape[d]);
     }
     t.bytes = n_old * size;
+    choose_fill(size);
     unsigned char *want = naive(bytes, &t, map, shape_pad, n_new, size);
     fqi_file f;
     fqi_slot slot;
@@ -94,6 +104,7 @@ static void one_case(const char *path, const unsigned char *bytes, fq_io io)
     assert_int_equal(fqi_file_open(&f, path, io, &e), FQ_OK);
     assert_int_equal(fqi_slot_init(&slot, 64 + 8 * rnd(300), &e), FQ_OK);
     assert_int_equal(fqi_gather_begin(&g, &f, &t, (const fqi_map *const *)map, n_new * size, &e), FQ_OK);
+    memcpy(g.fill, fill, sizeof fill);
     do {
         if (fqi_gather_fill(&g, &slot, &e) != FQ_OK) fail_msg("%s", e.text);
         fqi_slot_assemble(&slot);
@@ -144,6 +155,7 @@ static void test_bulk(void **state)
     fqi_map *map[FQ_MAX_RANK] = { &rows, &cols };
     int64_t shape_pad[2] = { 1088, 2048 };
     size_t bytes_pad = 1088 * 2048 * 2, at = 0;
+    memset(fill, 0, sizeof fill);
     unsigned char *want = naive(bytes, &t, map, shape_pad, 1088 * 2048, 2);
     fqi_file f;
     fqi_slot slot;
