@@ -36,6 +36,12 @@ fq_status fqi_map_interleave(fqi_map *m, int64_t n_old, int64_t n_new, fq_err *e
  * one, and no group is empty when n_old >= n_group. n_new % n_group == 0. */
 fq_status fqi_map_spread(fqi_map *m, int64_t n_old, int64_t n_new, int64_t n_group, fq_err *e);
 
+/* The same for an axis that is stored in blocks of `unit` which share a scale, and never more than one scale in a block: n_new is cut into n_rank
+ * slices of whole blocks, every slice gets an equal share of the real channels (to within `grain`: words are not cut), and where a share
+ * begins or ends inside an old block, that block is split, each part in a block of its own. FQ_E_USAGE "split-blocks" if the slices have too
+ * few blocks for that. n_new % (n_rank * unit) == 0, n_old % grain == 0, unit % grain == 0. */
+fq_status fqi_map_split(fqi_map *m, int64_t n_old, int64_t n_new, int64_t n_rank, int64_t unit, int64_t grain, fq_err *e);
+
 /* Heads. h, kv: real; h_pad, kv_pad: after; every KV head is first stored kv_rep times and its query heads are dealt among the
  * copies; then KV heads without any source (and their query heads) are added, at the end (tail) or evenly over the KV axis
  * (spread). Dummy query heads stand inside their own KV group. Both maps are in heads, not elements. */

@@ -105,3 +105,54 @@ fq_status fqi_map_blocks(const fqi_map *in, int64_t unit_old, int64_t unit_new, 
     if (s == FQ_OK && w.at % unit_new != 0 && !close_block(&w)) s = fqi_fail_nomem(e, "axis map");
     return finish(&b, s, out);
 }
+
+/* ---- equal shares of whole blocks ------------------------------------------------------------------------------------- */
+
+static fq_status check_split(int64_t n_old, int64_t n_new, int64_t n_rank, int64_t unit, int64_t grain, fq_err *e)
+{
+    FQI_TRY(check_unit(unit, e));
+    FQI_TRY(check_unit(grain, e));
+    if (n_rank < 1 || n_old < 0 || n_new < n_old || n_new / n_rank % unit != 0 || n_new % n_rank != 0 || n_old % grain != 0 || unit % grain != 0)
+        return fqi_fail(e, FQ_E_USAGE, NULL, "split-blocks", "found %" PRId64 " channels to deal to %" PRId64 " slices of %" PRId64 ", expected whole blocks of %" PRId64 " and words of %" PRId64,
+                        n_old, n_rank, n_rank > 0 ? n_new / n_rank : 0, unit, grain);
+    return FQ_OK;
+}
+
+/* Channels [begin, end) as parts of old blocks, each from the begin of a new one; zeros up to `slots`. */
+static fq_status deal_slice(int64_t begin, int64_t end, int64_t slots, int64_t unit, fqi_map *b, fq_err *e)
+{
+    int64_t used = 0;
+    while (begin < end) {
+        int64_t stop = begin - begin % unit + unit, n;
+        if (begin % unit == 0) stop = end - end % unit > begin ? end - end % unit : stop;   /* whole blocks in one go */
+        if (stop > end) stop = end;
+        n = stop - begin;
+        const int64_t holes = n % unit == 0 ? 0 : unit - n % unit;
+        if (n > slots - used || holes > slots - used - n)
+            return fqi_fail(e, FQ_E_USAGE, NULL, "split-blocks", "found slices of %" PRId64 ", expected more: an equal share of the channels is parts of more blocks of %" PRId64, slots, unit);
+        if (!fqi_map_append(b, begin, n) || !fqi_map_append(b, -1, holes)) return fqi_fail_nomem(e, "axis map");
+        used += n + holes;
+        begin = stop;
+    }
+    return fqi_map_append(b, -1, slots - used) ? FQ_OK : fqi_fail_nomem(e, "axis map");
+}
+
+fq_status fqi_map_split(fqi_map *m, int64_t n_old, int64_t n_new, int64_t n_rank, int64_t unit, int64_t grain, fq_err *e)
+{
+    FQI_TRY(check_split(n_old, n_new, n_rank, unit, grain, e));
+    fqi_map b = { .n_old = n_old };
+    const int64_t words = n_old / grain, quotient = words / n_rank, remainder = words % n_rank;
+    int64_t begin = 0, gathered = 0;
+    fq_status s = FQ_OK;
+    for (int64_t k = 0; k < n_rank && s == FQ_OK; k++) {   /* as fqi_map_spread deals */
+        int64_t share = quotient;
+        gathered += remainder;
+        if (gathered >= n_rank) {
+            gathered -= n_rank;
+            share++;
+        }
+        s = deal_slice(begin, begin + share * grain, n_new / n_rank, unit, &b, e);
+        begin += share * grain;
+    }
+    return finish(&b, s, m);
+}

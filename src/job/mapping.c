@@ -73,8 +73,31 @@ static int64_t deal_group(int64_t n_pad, const fqi_layout *l)
     return fqi_gcd_i64(per_rank, l->group > 0 ? l->group : 1);
 }
 
+/* Whole blocks dealt like channels. */
+static fq_status map_of_blocks(int64_t n, int64_t n_pad, int64_t unit, const fqi_layout *l, fqi_map *out, fq_err *e)
+{
+    fqi_map blocks = { 0 };
+    const int64_t ranks = l->ranks > 0 && n_pad / unit % l->ranks == 0 ? l->ranks : 1;
+    FQI_TRY(l->kind == FQ_LAYOUT_INTERLEAVE ? fqi_map_interleave(&blocks, n / unit, n_pad / unit, e) : fqi_map_spread(&blocks, n / unit, n_pad / unit, ranks, e));
+    const fq_status s = fqi_map_scale(&blocks, unit, out, e);
+    fqi_map_free(&blocks);
+    return s;
+}
+
+/* Channels whose scales are stored: an equal share for every GPU if blocks may be split for it within this length, else whole blocks. */
+static fq_status quantized_map(int64_t n, int64_t n_pad, const fqi_layout *l, fqi_map *out, fq_err *e)
+{
+    const int64_t unit = l->unit, grain = l->grain > 0 ? l->grain : 1, ranks = l->ranks > 0 ? l->ranks : 1;
+    if (l->kind == FQ_LAYOUT_TAIL) return fqi_map_tail(out, n, n_pad, e);
+    if (l->kind == FQ_LAYOUT_SPREAD && ranks > 1 && fqi_map_split(out, n, n_pad, ranks, unit, grain, NULL) == FQ_OK) return FQ_OK;
+    if (n % unit == 0 && n_pad % unit == 0) return map_of_blocks(n, n_pad, unit, l, out, e);
+    if (l->kind == FQ_LAYOUT_SPREAD) return fqi_map_tail(out, n, n_pad, e);   /* a short last block can only be filled up */
+    return fqi_fail(e, FQ_E_USAGE, NULL, "layout", "found blocks of %lld, expected multiples of that to interleave", (long long)unit);
+}
+
 static fq_status channel_map(int64_t n, int64_t n_pad, const fqi_layout *l, fqi_map *out, fq_err *e)
 {
+    if (l->unit > 1) return quantized_map(n, n_pad, l, out, e);
     switch (l->kind) {
     case FQ_LAYOUT_TAIL: return fqi_map_tail(out, n, n_pad, e);
     case FQ_LAYOUT_INTERLEAVE: return fqi_map_interleave(out, n, n_pad, e);

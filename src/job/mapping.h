@@ -16,8 +16,9 @@ typedef struct fqi_maps {
 } fqi_maps;
 
 /* How the zeros of an axis are laid out. group: elements of a quantization group. ranks: least common multiple of the GPU counts
- * (1 when unknown): spread balances over them. */
-typedef struct fqi_layout { fq_layout kind; int64_t group, ranks; } fqi_layout;
+ * (1 when unknown): spread balances over them. unit: of weights that are quantized already, what shares a scale and cannot be mixed, and grain:
+ * what shares a word; 0 or 1: elements move alone. */
+typedef struct fqi_layout { fq_layout kind; int64_t group, ranks, unit, grain; } fqi_layout;
 
 fq_status fqi_maps_create(const fq_model *m, const fq_fit *fit, const fqi_layout *layout, fqi_maps *out, fq_err *e);
 /* The maps that undo `in`. */

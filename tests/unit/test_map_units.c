@@ -139,8 +139,72 @@ static void test_known(void **state)
     fqi_map_free(&m);
 }
 
+/* ---- equal shares ---- */
+
+static void test_split(void **state)
+{
+    (void)state;
+    rng r = rng_start("split");
+    size_t n_good = 0;
+    for (size_t round = 0; round < ROUNDS; round++) {
+        const int64_t grain = rng_in(&r, 1, 4), unit = grain * rng_in(&r, 1, 6), n_rank = rng_in(&r, 1, 6), n_old = grain * rng_in(&r, 1, 60);
+        const int64_t slots = unit * rng_in(&r, 1, 12), n_new = slots * n_rank;
+        fqi_map m = { 0 }, blocks = { 0 };
+        fq_err e = { 0 };
+        const fq_status s = fqi_map_split(&m, n_old, n_new, n_rank, unit, grain, &e);
+        if (s != FQ_OK) {
+            assert_int_equal(s, FQ_E_USAGE);
+            assert_string_equal(e.rule, "split-blocks");
+            /* a share of s words is parts of at most s / unit + 2 blocks */
+            assert_true(n_new < n_old || slots < ((n_old / grain + n_rank - 1) / n_rank * grain / unit + 2) * unit);
+            continue;
+        }
+        n_good++;
+        assert_int_equal(m.n_old, n_old);
+        assert_int_equal(m.n_new, n_new);
+        int64_t *src = map_expand(&m), next = 0;
+        for (int64_t k = 0; k < n_rank; k++) {
+            int64_t real = 0;
+            for (int64_t i = k * slots; i < (k + 1) * slots; i++) {
+                if (src[i] < 0) continue;
+                assert_int_equal(src[i], next++);   /* all of them, in order */
+                real++;
+            }
+            assert_int_equal(real, ((k + 1) * (n_old / grain) / n_rank - k * (n_old / grain) / n_rank) * grain);
+        }
+        assert_int_equal(next, n_old);
+        assert_int_equal(fqi_map_blocks(&m, unit, unit, &blocks, &e), FQ_OK);   /* one scale for every new block */
+        free(src);
+        fqi_map_free(&m);
+        fqi_map_free(&blocks);
+    }
+    assert_true(n_good > ROUNDS / 4);
+}
+
+/* Qwen3-235B's experts, 1536 = 12 blocks, on 8 GPUs: one and a half blocks for each. */
+static void test_split_known(void **state)
+{
+    (void)state;
+    fqi_map m = { 0 }, blocks;
+    char *text;
+    assert_int_equal(fqi_map_split(&m, 1536, 2048, 8, 128, 1, NULL), FQ_OK);
+    assert_int_equal(fqi_map_blocks(&m, 128, 128, &blocks, NULL), FQ_OK);
+    assert_int_equal(fqi_map_print(&blocks, &text, NULL), FQ_OK);
+    assert_string_equal(text, "0:2 1:4 4:4 7:4 10:2");
+    free(text);
+    fqi_map_free(&blocks);
+    fqi_map_free(&m);
+    assert_int_equal(fqi_map_split(&m, 29568, 29696, 8, 128, 8, NULL), FQ_E_USAGE);   /* 29 blocks, and a share is parts of 30 */
+    assert_int_equal(fqi_map_split(&m, 100, 256, 3, 128, 1, NULL), FQ_E_USAGE);
+    assert_int_equal(fqi_map_split(&m, 100, 256, 0, 128, 1, NULL), FQ_E_USAGE);
+    assert_int_equal(fqi_map_split(&m, 100, 256, 2, 0, 1, NULL), FQ_E_USAGE);
+    assert_int_equal(fqi_map_split(&m, 0, 256, 2, 128, 8, NULL), FQ_OK);
+    assert_int_equal(m.n_new, 256);
+    fqi_map_free(&m);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_shrink), cmocka_unit_test(test_blocks), cmocka_unit_test(test_known) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_shrink), cmocka_unit_test(test_blocks), cmocka_unit_test(test_known), cmocka_unit_test(test_split), cmocka_unit_test(test_split_known) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -22,22 +23,22 @@ static void what_is_refused_names_the_axis(void **state)
 {
     (void)state;
     static const struct { const fq_model *m; fq_fit fit; fqi_layout layout; const char *text; } t[] = {
-        { &dense, { .intermediate_size_pad = 5 }, { FQ_LAYOUT_TAIL, 1, 1 },
+        { &dense, { .intermediate_size_pad = 5 }, { .kind = FQ_LAYOUT_TAIL, .group = 1, .ranks = 1 },
           "map-length: intermediate_size: found padded length 5, expected at least the real length 52" },
-        { &mixture, { .moe_intermediate_size_pad = 5 }, { FQ_LAYOUT_SPREAD, 1, 1 },
+        { &mixture, { .moe_intermediate_size_pad = 5 }, { .kind = FQ_LAYOUT_SPREAD, .group = 1, .ranks = 1 },
           "map-length: moe_intermediate_size: found padded length 5, expected at least the real length 52" },
-        { &dense, { .vocab_size_pad = 66 }, { FQ_LAYOUT_TAIL, 1, 1 }, "map-length: vocab_size: found padded length 66, expected at least the real length 67" },
-        { &dense, { .vocab_size_pad = INT64_MAX }, { FQ_LAYOUT_TAIL, 1, 1 }, "map-length: vocab_size 67 -> 9223372036854775807: found 2 times an axis of" },
-        { &dense, { .intermediate_size_pad = 105 }, { FQ_LAYOUT_INTERLEAVE, 1, 1 },
+        { &dense, { .vocab_size_pad = 66 }, { .kind = FQ_LAYOUT_TAIL, .group = 1, .ranks = 1 }, "map-length: vocab_size: found padded length 66, expected at least the real length 67" },
+        { &dense, { .vocab_size_pad = INT64_MAX }, { .kind = FQ_LAYOUT_TAIL, .group = 1, .ranks = 1 }, "map-length: vocab_size 67 -> 9223372036854775807: found 2 times an axis of" },
+        { &dense, { .intermediate_size_pad = 105 }, { .kind = FQ_LAYOUT_INTERLEAVE, .group = 1, .ranks = 1 },
           "interleave-length: intermediate_size 52 -> 105: found 53 zeros to interleave, expected at most one behind each of the 52 real channels" },
-        { &wide, { .intermediate_size_pad = (1 << 27) + 2097152 }, { FQ_LAYOUT_INTERLEAVE, 1, 1 },
+        { &wide, { .intermediate_size_pad = (1 << 27) + 2097152 }, { .kind = FQ_LAYOUT_INTERLEAVE, .group = 1, .ranks = 1 },
           "map-length: intermediate_size 134217728 -> 136314880: found a map with 2097152 gaps, expected at most 2097151" },
-        { &wide, { .intermediate_size_pad = (1 << 27) + 2097151 }, { FQ_LAYOUT_INTERLEAVE, 1, 1 },   /* fits once, not as gate|up */
+        { &wide, { .intermediate_size_pad = (1 << 27) + 2097151 }, { .kind = FQ_LAYOUT_INTERLEAVE, .group = 1, .ranks = 1 },   /* fits once, not as gate|up */
           "map-length: intermediate_size 134217728 -> 136314879: found 2 times 4194303 runs, expected at most 4194304" },
-        { &dense, { .intermediate_size_pad = 64 }, { (fq_layout)7, 1, 1 }, "layout: intermediate_size 52 -> 64: found layout 7," },
-        { &dense, { .moe_intermediate_size_pad = 64 }, { FQ_LAYOUT_TAIL, 1, 1 }, "fit: found a length 64 for moe_intermediate_size, expected none" },
-        { &dense, { .num_attention_heads_pad = 4 }, { FQ_LAYOUT_TAIL, 1, 1 }, "heads: found padded query heads 4, expected at least the real 6" },
-        { &dense, { .num_attention_heads_pad = 1 << 22, .num_key_value_heads_pad = 1 << 22 }, { FQ_LAYOUT_SPREAD, 1, 1 },
+        { &dense, { .intermediate_size_pad = 64 }, { .kind = (fq_layout)7, .group = 1, .ranks = 1 }, "layout: intermediate_size 52 -> 64: found layout 7," },
+        { &dense, { .moe_intermediate_size_pad = 64 }, { .kind = FQ_LAYOUT_TAIL, .group = 1, .ranks = 1 }, "fit: found a length 64 for moe_intermediate_size, expected none" },
+        { &dense, { .num_attention_heads_pad = 4 }, { .kind = FQ_LAYOUT_TAIL, .group = 1, .ranks = 1 }, "heads: found padded query heads 4, expected at least the real 6" },
+        { &dense, { .num_attention_heads_pad = 1 << 22, .num_key_value_heads_pad = 1 << 22 }, { .kind = FQ_LAYOUT_SPREAD, .group = 1, .ranks = 1 },
           "heads: found padded KV heads 4194304, expected at most 1048576" },
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
@@ -49,13 +50,43 @@ static void what_is_refused_names_the_axis(void **state)
     }
 }
 
+/* Blocks that have a scale are not mixed: split for equal shares where that fits, else dealt whole. */
+static void blocks_stay_whole(void **state)
+{
+    (void)state;
+    static const struct { int64_t n, n_pad; fqi_layout layout; const char *runs; } t[] = {
+        { 12, 16, { .kind = FQ_LAYOUT_SPREAD, .group = 1, .ranks = 2, .unit = 4, .grain = 2 }, "0:6 -:2 6:2 -:2 8:4" },
+        { 12, 16, { .kind = FQ_LAYOUT_SPREAD, .group = 1, .ranks = 4, .unit = 4, .grain = 2 }, "-:4 0:12" },   /* a share is parts of two blocks, and a slice is one */
+        { 28, 32, { .kind = FQ_LAYOUT_SPREAD, .group = 1, .ranks = 2, .unit = 4, .grain = 2 }, "0:14 -:2 14:2 -:2 16:12" },
+        { 12, 16, { .kind = FQ_LAYOUT_SPREAD, .group = 1, .ranks = 3, .unit = 4, .grain = 2 }, "0:12 -:4" },
+        { 12, 20, { .kind = FQ_LAYOUT_INTERLEAVE, .group = 1, .ranks = 1, .unit = 4, .grain = 2 }, "0:4 -:4 4:4 -:4 8:4" },
+        { 12, 16, { .kind = FQ_LAYOUT_TAIL, .group = 1, .ranks = 2, .unit = 4, .grain = 2 }, "0:12 -:4" },
+        { 10, 16, { .kind = FQ_LAYOUT_SPREAD, .group = 1, .ranks = 2, .unit = 4, .grain = 4 }, "0:10 -:6" },
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        fq_model m = dense;
+        fq_fit fit = { .intermediate_size_pad = t[i].n_pad };
+        fqi_maps maps = { 0 };
+        fqi_map blocks = { 0 };
+        char *text = NULL;
+        m.intermediate_size = t[i].n;
+        assert_int_equal(fqi_maps_create(&m, &fit, &t[i].layout, &maps, NULL), FQ_OK);
+        assert_int_equal(fqi_map_print(&maps.map[FQI_AX_FF], &text, NULL), FQ_OK);
+        if (strcmp(text, t[i].runs) != 0) fail_msg("%zu: %s, expected %s", i, text, t[i].runs);
+        assert_int_equal(fqi_map_blocks(&maps.map[FQI_AX_FF], 4, 4, &blocks, NULL), FQ_OK);
+        free(text);
+        fqi_map_free(&blocks);
+        fqi_maps_free(&maps);
+    }
+}
+
 /* The widest interleaving and the most heads that are let through, so that the bounds above are the right ones. */
 static void what_is_just_allowed(void **state)
 {
     (void)state;
     fqi_maps maps = { 0 };
     fq_err e;
-    const fqi_layout interleave = { FQ_LAYOUT_INTERLEAVE, 1, 1 }, spread = { FQ_LAYOUT_SPREAD, 1, 1 };
+    const fqi_layout interleave = { .kind = FQ_LAYOUT_INTERLEAVE, .group = 1, .ranks = 1 }, spread = { .kind = FQ_LAYOUT_SPREAD, .group = 1, .ranks = 1 };
     fq_fit fit = { .intermediate_size_pad = (1 << 27) + 1048575 };
     if (fqi_maps_create(&wide, &fit, &interleave, &maps, &e) != FQ_OK) fail_msg("%s", e.text);
     assert_int_equal(maps.stacked[FQI_AX_FF].n_run, 2 * (2 * 1048575 + 1) - 1);   /* where the copies meet, two runs are one */
@@ -87,7 +118,7 @@ static void an_experts_width_under_its_own_key(void **state)
     }
     fqi_maps maps = { 0 };
     fq_err e = { 0 };
-    const fqi_layout tail = { FQ_LAYOUT_TAIL, 1, 1 };
+    const fqi_layout tail = { .kind = FQ_LAYOUT_TAIL, .group = 1, .ranks = 1 };
     fq_fit fit = { .intermediate_size_pad = 64, .moe_intermediate_size_pad = 96 };
     fqi_fit_normalize(&mixture, &fit);
     assert_int_equal(fqi_maps_create(&mixture, &fit, &tail, &maps, &e), FQ_E_USAGE);
@@ -97,7 +128,7 @@ static void an_experts_width_under_its_own_key(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_refused_names_the_axis), cmocka_unit_test(what_is_just_allowed), cmocka_unit_test(an_experts_width_under_its_own_key),
+        cmocka_unit_test(blocks_stay_whole), cmocka_unit_test(what_is_refused_names_the_axis), cmocka_unit_test(what_is_just_allowed), cmocka_unit_test(an_experts_width_under_its_own_key),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
