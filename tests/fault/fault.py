@@ -38,7 +38,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import experts_model  # noqa: E402
 
 CLASSES = ["alloc", "thread", "open", "read", "write", "sync", "rename", "close", "close-written", "trunc", "mkdir", "unlink",
-           "stat", "modify"]
+           "stat", "lock", "modify"]
 IO, NOMEM, RESUME = 4, 5, 9
 PARTIAL, LOCK = ".fitq-partial", ".fitq-lock"
 
@@ -685,6 +685,22 @@ def surroundings(lab, variant, codes, **popen):
         shutil.rmtree(d, ignore_errors=True)
 
 
+def without_flock(lab, variant):
+    """Some network file systems have none: the lock of a dead run is taken over all the same."""
+    d = lab.folder()
+    target = os.path.join(d, "out")
+    try:
+        r = lab.run(lab.args_of(variant, target), {"class": "modify", "nth": lab.count[variant]["modify"] // 2, "mode": "kill"})
+        need(r.code == -signal.SIGKILL, "expected to be killed, " + brief(r))
+        r = lab.run(lab.args_of(variant, target, resume=True), {"class": "lock", "nth": 1, "sticky": 1, "errno": errno.ENOLCK})
+        check_sane(r)
+        need(r.hits > 0, "no lock was asked for")
+        need(r.code == 0, "expected 0, " + brief(r))
+        need(snapshot(target) == lab.ref[variant], compare(snapshot(target), lab.ref[variant]))
+    finally:
+        shutil.rmtree(d, ignore_errors=True)
+
+
 def plan_surroundings(lab, rng, full):
     null = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
 
@@ -703,6 +719,7 @@ def plan_surroundings(lab, rng, full):
             r, w = os.pipe()
             os.close(r)
             yield group, f"{name} is a broken pipe", (surroundings, (lab, v, [0, IO]), dict(null, **{name: w}))
+        yield group, "no flock", (without_flock, (lab, v), {})
         yield group, "TMPDIR is missing", (surroundings, (lab, v, [0]), dict(null, env=dict(os.environ, TMPDIR="/nonexistent")))
         for mask in (0o022, 0o027, 0o077, 0o002):
             yield group, f"umask {mask:o}", (surroundings, (lab, v, [0]), dict(null, mask=mask, preexec_fn=lambda m=mask: os.umask(m) and None))

@@ -55,9 +55,9 @@
 /* ---- state -------------------------------------------------------------------------------------------------- */
 
 enum fault_class { C_ALLOC, C_THREAD, C_OPEN, C_READ, C_WRITE, C_SYNC, C_RENAME, C_CLOSE, C_CLOSE_WRITTEN, C_TRUNC, C_MKDIR,
-                   C_UNLINK, C_STAT, C_MODIFY, N_CLASS };
+                   C_UNLINK, C_STAT, C_LOCK, C_MODIFY, N_CLASS };
 static const char *const class_name[N_CLASS] = { "alloc", "thread", "open", "read", "write", "sync", "rename", "close",
-    "close-written", "trunc", "mkdir", "unlink", "stat", "modify" };
+    "close-written", "trunc", "mkdir", "unlink", "stat", "lock", "modify" };
 
 /* FAULT_COUNT: N_CLASS counters of 8 bytes in the order of class_name, then calls that were chosen, then faults done. */
 typedef struct counters { _Atomic uint64_t n[N_CLASS], chosen, hits; } counters;
@@ -681,6 +681,7 @@ INTO_CALLER int sync_common(int fd, long number)
     return rc;
 }
 EXPORT int fsync(int fd) { return sync_common(fd, SYS_fsync); }
+EXPORT int flock(int fd, int what) { return fault(C_LOCK, false) == FAIL ? -1 : (int)syscall(SYS_flock, fd, what); }
 EXPORT int fdatasync(int fd) { return sync_common(fd, SYS_fdatasync); }
 EXPORT int ftruncate(int fd, off_t n) { return fault(C_TRUNC, true) == FAIL ? -1 : (int)syscall(SYS_ftruncate, fd, n); }
 EXPORT int ftruncate64(int fd, off64_t n) { return fault(C_TRUNC, true) == FAIL ? -1 : (int)syscall(SYS_ftruncate, fd, n); }
