@@ -124,7 +124,7 @@ static void weights_fact(out_table *t, const fq_proof *r)
         out_cell(t, OUT_RED, "different: %s of %s tensors, elements wrong: %s, missing: %s", out_grouped(w->n_tensor_bad).s, out_grouped(w->n_tensor).s,
                  out_grouped(w->n_element_wrong).s, out_grouped(w->n_element_missing).s);
     } else if (w->n_tensor == 0) {
-        out_cell(t, OUT_YELLOW, "not compared: one of the two is quantized, so no weight is the same");
+        out_cell(t, OUT_YELLOW, "not compared: of a quantized model no weight is the same");
     } else {
         out_cell(t, OUT_YELLOW, "not comparable: %s of %s tensors have no counterpart of the same name, shape and type, %s are equal",
                  out_grouped(w->n_tensor_form).s, out_grouped(w->n_tensor).s, out_grouped(w->n_tensor_equal).s);

@@ -166,8 +166,8 @@ static void say_misfit(checking *k, const fqi_misfit *m)
         FQI_FIND(k->o->find, FQ_ERROR, FQI_FILE(k->o->path), misfit_rule(m),
                  "found no %s, expected one: tie_word_embeddings is false (engines would take random values)", fqi_escape(shown, name));
     else
-        FQI_FIND(k->o->find, FQ_ERROR, FQI_FILE(k->o->path), misfit_rule(m), "found no %s%s%s, expected one", c->naming.wrapper,
-                 c->naming.body_prefix, fqi_escape(shown, name));
+        FQI_FIND(k->o->find, FQ_ERROR, FQI_FILE(k->o->path), misfit_rule(m), "found no %s%s%s%s, expected one", c->naming.wrapper,
+                 c->naming.body_prefix, fqi_escape(shown, name), c->config.model.quant != FQ_QUANT_NONE && m->row->rank == 2 ? " and no codes of it" : "");
 }
 
 bool fqi_ckpt_bias_unannounced(const fq_ckpt *c, size_t i)

@@ -76,8 +76,10 @@ static bool weights_rounded(const prove *p)
 static fq_status say_rounded(prove *p)
 {
     char why[sizeof p->proof.why_not], shown[FQI_NAME_MAX + 1];
-    const fq_ckpt_info *i = p->b.ckpt->info.model.quant != FQ_QUANT_NONE ? &p->b.ckpt->info : &p->a.ckpt->info;
-    snprintf(why, sizeof why, "%.200s is quantized with \"%.100s\": no weight is the same", i->path, fqi_escape(shown, i->model.quant_name));
+    const fq_ckpt_info *a = &p->a.ckpt->info, *b = &p->b.ckpt->info, *i = b->model.quant != FQ_QUANT_NONE ? b : a;
+    const bool both = a->model.quant != FQ_QUANT_NONE && b->model.quant != FQ_QUANT_NONE;
+    snprintf(why, sizeof why, both ? "%.200s is quantized with \"%.100s\", and so is the other one: codes are not compared" : "%.200s is quantized with \"%.100s\": no weight is the same",
+             i->path, fqi_escape(shown, i->model.quant_name));
     set_why(p, why);
     return FQ_OK;
 }

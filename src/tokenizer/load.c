@@ -191,6 +191,7 @@ fq_status fq_tokenizer_open(const char *path, fq_tokenizer **out, fq_err *e)
 {
     char *inside = NULL, *text;
     size_t n;
+    if (!path || !*path) return fqi_fail(e, FQ_E_USAGE, NULL, NULL, "no path given");
     if (fqi_path_is_dir(path)) {
         inside = fqi_path_join(path, "tokenizer.json");
         if (inside == NULL) return fqi_fail_nomem(e, path);

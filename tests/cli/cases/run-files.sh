@@ -21,3 +21,4 @@ fresh && rm m/tokenizer.json && mkdir m/tokenizer.json && says
 fresh && rm m/tokenizer.json && ln -s nothing m/tokenizer.json && says && try fitq tokenize m ids
 try fitq tokenize $t m && try fitq generate m --prompt-file m && ln -s nothing gone && try fitq tokenize $t gone && try fitq eval gone --ids ids
 fresh && mkdir m/generation_config.json && says
+try fitq tokenize "" ids
