@@ -257,6 +257,8 @@ static fq_status take_report(quant_run *r, const fqi_layer_codes *c, size_t firs
             m->why = "";
             return fqi_fail_nomem(e, "report of a layer");
         }
+        if (m->why[0] && q->settings.strict)
+            return fqi_fail(e, FQ_E_NUMERIC, FQI_TENSOR(q->o->pad.source, m->name), "strict", "found %s (%s), expected gptq", m->method, m->why);
         q->reported[first + i] = true;
         warn_about_loss(r, m);
         if (q->o->on_module) q->o->on_module(q->o->user, m);

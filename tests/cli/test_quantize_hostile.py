@@ -189,6 +189,7 @@ def never_reached(lab):
                 m = modules[f'layers.1.mlp.experts.{x}.{part}_proj']
                 need(m['method'] == 'rounding' and m['tokens'] == 0 and m['why'].startswith('0 tokens reached this expert'), f'{method}: expert {x}: {m}')
         need('of 12 matrices of experts rounded instead' in text, f'{method}: {text}')
+        lab.refused(model, method, 6, ' tokens reached this expert, expected at least', '--strict')
 
     def silent(cells):
         cells[NORM] = [bf16(0.0)] * 64

@@ -326,7 +326,7 @@ def experiment(lab, variant, fault, codes, may_succeed, resume_fault=None, **pop
             need(not left or killed, f"exit 0, but left beside the target: {left}")
             return
         # A thread that cannot be made for want of memory is EAGAIN.
-        other_code = (fault or {}).get("class") == "alloc" and r.code == IO and re.search("^fitq: (thread|start a thread): ", r.err, re.M)
+        other_code = (fault or {}).get("class") == "alloc" and r.code == IO and re.search("^fitq: (.*: )?(start a )?thread: ", r.err, re.M)
         need(r.code in codes or other_code, f"expected {codes}, " + brief(r))
         if r.code > 0:
             check_error_line(r)
