@@ -558,7 +558,8 @@ fq_status fq_ids_parse(const char *text, size_t n, uint32_t **ids, size_t *n_ids
 /* ---- running a model ------------------------------------------------------------------------------------------- */
 
 /* Models run as they are stored: dense in F32, F16 or BF16, or quantized by GPTQ (2, 3, 4, 8 bits; zero points of format gptq and gptq_v2; any
- * g_idx) or compressed-tensors (pack-quantized, weights only). Others are FQ_E_INPUT, "quantized". */
+ * g_idx), AWQ (version gemm), compressed-tensors (pack-quantized, weights only; float-quantized) or as FP8 (a scale for each block or
+ * tensor). Of FP8 only the weights are rounded: engines round activations to FP8 too. Others are FQ_E_INPUT, "quantized". */
 
 /* The type in which an engine would hold weights and results. F32: the stored weights as they are, fp32 arithmetic. Else every weight and
  * every result that an engine keeps (linear layers, norms, residuals, heads) is rounded to that type; sums are fp32. Of quantized weights

@@ -1,31 +1,24 @@
 /* packed.h - names of quantized tensors: which module they belong to and which part of it they are.
  *
  * A quantized Linear M replaces M.weight by several tensors (GPTQ and AWQ: qweight, qzeros, scales, g_idx; compressed-tensors:
- * weight_packed, weight_scale, ...; block FP8: weight beside weight_scale_inv). Family tables only know M.weight, so these
- * names are bound through their module. */
+ * weight_packed, weight_scale, ...; FP8: weight beside weight_scale_inv or weight_scale). Family tables only know M.weight, so these
+ * names are bound through their module. The names of forms that are read are those of quant_layout.c. */
 #ifndef FITQ_CHECKPOINT_PACKED_H
 #define FITQ_CHECKPOINT_PACKED_H
 
 #include "arch/family.h"
-
-typedef enum fqi_part {
-    FQI_PART_NONE,      /* an ordinary name */
-    FQI_PART_CODES,     /* packed integers: stand in for M.weight */
-    FQI_PART_SCALE, FQI_PART_ZERO, FQI_PART_ORDER, FQI_PART_OTHER
-} fqi_part;
-
-typedef enum fqi_packing { FQI_PACKING_NONE, FQI_PACKING_GPTQ, FQI_PACKING_CT } fqi_packing;
+#include "checkpoint/quant_layout.h"
 
 typedef struct fqi_packed {
     fqi_part part;
-    fqi_packing packing;   /* of CODES: which way they are packed */
     const char *suffix;    /* ".qweight" */
     size_t n_module;       /* bytes of the name before the suffix */
 } fqi_packed;
 
-/* False, part NONE, if the name has no such suffix. */
+/* False, part NONE, if the name has no such suffix. A plain ".weight" is none, though FP8 codes have it: fqi_quant_is_codes tells. */
 bool fqi_packed_split(const char *name, fqi_packed *out);
-/* Binds such a name as M.weight would be. False if it is none, or the table does not know M.weight. */
+/* Binds such a name as M.weight would be, or M where a family has no ".weight" in it (all experts in one tensor). False if it is none, or
+ * the table knows neither. */
 bool fqi_packed_bind(const fqi_family *f, const fqi_naming *naming, const char *name, fqi_bound *out);
 
 #endif

@@ -357,7 +357,7 @@ static void check_packed(checking *k)
         if (!first) first = t;
         if (sibling(c, t->name, p.n_module, ".weight"))
             FQI_FIND(k->o->find, FQ_ERROR, FQI_TENSOR(shard_path(c, t), t->name), "packed-and-plain", "found a plain weight of the same module too, expected one of them");
-        if (p.packing == FQI_PACKING_GPTQ) check_gptq(k, t, &p);
+        if (strcmp(p.suffix, ".qweight") == 0) check_gptq(k, t, &p);
         else check_ct(k, t, &p);
     }
     if (first && c->has_config && c->config.model.quant == FQ_QUANT_NONE)

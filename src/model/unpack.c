@@ -1,16 +1,21 @@
 /* unpack.c - numbers from the codes of a quantized module: what an engine that holds scales in the served type computes with.
  *
- *     W[n][k] = scale[group of k][n] * (code[n][k] - zero[group of k][n])
+ *     W[n][k] = scale[n / group_rows][group of k] * (code[n][k] - zero[n][group of k])       integers
+ *     W[n][k] = scale[n / group_rows][group of k] * float(code[n][k])                        E4M3 numbers
  *
- * served F32: one product in fp32. F16 and BF16: vLLM and SGLang copy scales into parameters of the type of the activations, so scales are
- * rounded to it first and the product after; code - zero is exact in both (at most 8 bits).
+ * served F32: one product in fp32. F16 and BF16, integers: vLLM and SGLang copy scales into parameters of the type of the activations, so
+ * scales are rounded to it first and the product after; code - zero is exact in both (at most 8 bits). E4M3: scales are parameters in fp32
+ * (vllm quantization/utils/fp8_utils.py, create_fp8_scale_parameter), so the product alone is rounded.
  *
  * A module goes through in blocks of output channels x input channels, whose codes lie in one buffer; of the scales and zeros only those
  * of the groups that occur in a block are read, in tiles of output channels where these are many (any g_idx). Memory is bounded by the
- * buffers, and codes are read once. Everything in the tensors is checked: groups in range, scales finite, zero points unambiguous.
+ * buffers, and codes are read once. Where what lies is read from the table of forms (checkpoint/quant_layout.h): codes whose first dimension
+ * follows the input channels are "by inputs" here, the others by outputs. Everything in the tensors is checked: groups in range, scales
+ * finite, zero points unambiguous, E4M3 numbers that are none.
  *
  * Zero points of format v1 are stored minus one, and readers disagree on what all bits set means (0, 2^bits, or a carry into the next one:
- * AutoGPTQ, old vLLM, GPTQModel): refused, like zero points of a symmetric model that are not in the middle (some kernels never read them). */
+ * AutoGPTQ, old vLLM, GPTQModel): refused, like zero points of a symmetric model that are not in the middle (some kernels never read them).
+ * Where such a value is just what the other of the two formats stores, the message names it: checkpoint_format is wrong then. */
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -27,6 +32,7 @@
 #define UNIT 32                /* input channels that fill whole words, whatever their bits */
 #define SLACK 64               /* bytes behind a buffer that whole vectors may read */
 #define ZERO_FIELDS(n) ((n) + UNIT)
+#define E4M3_MAX 448.0f
 
 typedef struct block {
     fqi_materialiser *m;
@@ -34,8 +40,13 @@ typedef struct block {
     int64_t row, n_row, col, n_col;      /* of the weight */
     size_t n_group;                      /* that occur in it */
     int64_t tile, n_tile;                /* rows that scales and zeros are there for, counted from `row` */
+    int64_t scale_row, n_scale_row;      /* of the tensor, of the tile: rows that have a scale of their own */
+    bool by_inputs;
     bool safe;                           /* no product can leave the range of the served type */
 } block;
+
+static const fqi_part_form *form_of(const fqi_quant_module *q, fqi_part part) { return &q->form->part[part]; }
+static bool by_inputs(const fqi_quant_module *q) { return form_of(q, FQI_PART_CODES)->dim[0].along == FQI_ALONG_K; }
 
 /* ---- buffers ---- */
 
@@ -88,24 +99,37 @@ static const fqi_where *where(const block *b, const fqi_tensor *t, fqi_where *ou
     return out;
 }
 
-static int64_t words(int64_t n, int bits) { return n / 32 * bits + (n % 32 * bits + 31) / 32; }
+/* Entries [n, n + n_n) of the axis of outputs and [k, k + n_k) of that of inputs, as the part counts them. */
+typedef struct extent { int64_t n, n_n, k, n_k; } extent;
+
+static fq_status read_part(block *b, fqi_part part, const extent *x, void *out, fq_err *e)
+{
+    const fqi_part_form *p = form_of(b->q, part);
+    int64_t at[2] = { 0, 0 }, count[2] = { 1, 1 };
+    for (int d = 0; d < p->rank; d++) {
+        if (p->dim[d].along == FQI_ALONG_NONE) continue;
+        at[d] = p->dim[d].along == FQI_ALONG_N ? x->n : x->k;
+        count[d] = p->dim[d].along == FQI_ALONG_N ? x->n_n : x->n_k;
+    }
+    const fqi_view v = { .tensor = b->q->part[part], .row = at[0], .n_row = count[0], .col = at[1], .n_col = count[1] };
+    return fqi_materialiser_read(b->m, &v, out, e);
+}
 
 /* The group of every input channel of the block to group_at, which must be one of the module's. */
 static fq_status read_order(block *b, fq_err *e)
 {
     fqi_unpacker *u = &b->m->unpacker;
-    const fqi_quant_module *q = b->q;
-    const int64_t n_group = q->cols / q->group_size;
+    const fqi_quant_size *size = &b->q->size;
+    const int64_t n_group = size->cols / size->group_cols;
     fqi_where at;
-    if (!q->order) {
-        for (int64_t k = 0; k < b->n_col; k++) u->group_at[k] = (uint32_t)((b->col + k) / q->group_size);
+    if (!b->q->part[FQI_PART_ORDER]) {
+        for (int64_t k = 0; k < b->n_col; k++) u->group_at[k] = (uint32_t)((b->col + k) / size->group_cols);
         return FQ_OK;
     }
-    const fqi_view v = { .tensor = q->order, .row = b->col, .n_row = b->n_col, .n_col = 1 };
-    FQI_TRY(fqi_materialiser_read(b->m, &v, u->group_at, e));
+    FQI_TRY(read_part(b, FQI_PART_ORDER, &(extent){ .k = b->col, .n_k = b->n_col }, u->group_at, e));
     for (int64_t k = 0; k < b->n_col; k++)
         if (u->group_at[k] >= (uint64_t)n_group)
-            return fqi_fail(e, FQ_E_INPUT, where(b, q->order, &at), "packed-order", "found group %" PRId32 " for input channel %" PRId64 ", expected 0 to %" PRId64, (int32_t)u->group_at[k],
+            return fqi_fail(e, FQ_E_INPUT, where(b, b->q->part[FQI_PART_ORDER], &at), "packed-order", "found group %" PRId32 " for input channel %" PRId64 ", expected 0 to %" PRId64, (int32_t)u->group_at[k],
                             b->col + k, n_group - 1);
     return FQ_OK;
 }
@@ -147,20 +171,14 @@ static size_t run_of_groups(const block *b, size_t from)
     return n;
 }
 
-/* Element [group][row] of the tile, whatever the layout. */
+/* Element [group][row] of the tile, whatever the form; of scales row counts those that have their own. */
 static size_t place(const block *b, size_t group, int64_t row)
 {
-    return b->q->layout == FQI_QL_GPTQ ? group * (size_t)b->n_tile + (size_t)row : (size_t)row * b->n_group + group;
+    return b->by_inputs ? group * (size_t)b->n_tile + (size_t)row : (size_t)row * b->n_group + group;
 }
 
-/* A tensor of groups x rows (gptq) or rows x groups, some of each. */
-static fq_status read_groups(block *b, const fqi_tensor *t, size_t from, size_t n, int64_t row, int64_t n_row, void *out, fq_err *e)
-{
-    const int64_t group = b->m->unpacker.group[from];
-    fqi_view v = { .tensor = t, .row = group, .n_row = (int64_t)n, .col = row, .n_col = n_row };
-    if (b->q->layout == FQI_QL_CT) v = (fqi_view){ .tensor = t, .row = row, .n_row = n_row, .col = group, .n_col = (int64_t)n };
-    return fqi_materialiser_read(b->m, &v, out, e);
-}
+/* The row of scales that row r of the tile has. */
+static int64_t scale_row(const block *b, int64_t r) { return (b->row + b->tile + r) / b->q->size.group_rows - b->scale_row; }
 
 /* The first of the tile that is not finite; `rounded`: they were, before they were rounded. */
 static fq_status check_scales(const block *b, bool rounded, fq_err *e)
@@ -168,64 +186,75 @@ static fq_status check_scales(const block *b, bool rounded, fq_err *e)
     const fqi_unpacker *u = &b->m->unpacker;
     fqi_where at;
     for (size_t g = 0; g < b->n_group; g++)
-        for (int64_t r = 0; r < b->n_tile; r++) {
+        for (int64_t r = 0; r < b->n_scale_row; r++) {
             const float x = u->scale[place(b, g, r)];
             if (isfinite(x)) continue;
-            return fqi_fail(e, FQ_E_NUMERIC, where(b, b->q->scale, &at), rounded ? "served-range" : "non-finite", "group %" PRIu32 ", output channel %" PRId64 ": found %s, expected %s%s", u->group[g],
-                            b->row + b->tile + r, rounded ? "a scale beyond the range" : isnan(x) ? "NaN" : x > 0 ? "infinity" : "-infinity", rounded ? "what fits into " : "finite scales",
+            return fqi_fail(e, FQ_E_NUMERIC, where(b, b->q->part[FQI_PART_SCALE], &at), rounded ? "served-range" : "non-finite", "group %" PRIu32 ", output channel %" PRId64 ": found %s, expected %s%s", u->group[g],
+                            (b->scale_row + r) * b->q->size.group_rows, rounded ? "a scale beyond the range" : isnan(x) ? "NaN" : x > 0 ? "infinity" : "-infinity", rounded ? "what fits into " : "finite scales",
                             rounded ? fq_dtype_name(b->m->served) : "");
         }
     return FQ_OK;
 }
 
-/* Scales of the tile, rounded to the served type. */
+/* Scales of the tile; of integers rounded to the served type. */
 static fq_status read_scales(block *b, fq_err *e)
 {
     fqi_unpacker *u = &b->m->unpacker;
-    const fq_dtype stored = (fq_dtype)b->q->scale->dtype;
-    const float most = b->m->served == FQ_DTYPE_F16 ? 65504.0f : b->m->served == FQ_DTYPE_BF16 ? 0x1.fep127f : FLT_MAX, widest = (float)((1u << b->q->bits) - 1);
-    const int64_t row0 = b->row + b->tile;
+    const fq_dtype stored = (fq_dtype)b->q->part[FQI_PART_SCALE]->dtype;
+    const float most = b->m->served == FQ_DTYPE_F16 ? 65504.0f : b->m->served == FQ_DTYPE_BF16 ? 0x1.fep127f : FLT_MAX;
+    const float widest = b->q->form->floats ? E4M3_MAX : (float)((1u << b->q->size.bits) - 1);
     float largest = 0;
+    b->scale_row = (b->row + b->tile) / b->q->size.group_rows;
+    b->n_scale_row = (b->row + b->tile + b->n_tile - 1) / b->q->size.group_rows - b->scale_row + 1;
     for (size_t g = 0, n; g < b->n_group; g += n) {
         n = run_of_groups(b, g);
-        FQI_TRY(read_groups(b, b->q->scale, g, n, row0, b->n_tile, u->raw, e));
-        float *to = b->q->layout == FQI_QL_GPTQ ? u->scale + g * (size_t)b->n_tile : u->scale;
-        if (b->q->layout == FQI_QL_GPTQ || n == b->n_group) {
-            b->m->kernel->widen(u->raw, stored, to, n * (size_t)b->n_tile);
+        FQI_TRY(read_part(b, FQI_PART_SCALE, &(extent){ .n = b->scale_row, .n_n = b->n_scale_row, .k = u->group[g], .n_k = (int64_t)n }, u->raw, e));
+        if (b->by_inputs || n == b->n_group) {
+            b->m->kernel->widen(u->raw, stored, u->scale + place(b, g, 0), n * (size_t)b->n_scale_row);
             continue;
         }
-        for (int64_t r = 0; r < b->n_tile; r++)
+        for (int64_t r = 0; r < b->n_scale_row; r++)
             b->m->kernel->widen(u->raw + (size_t)r * n * (fq_dtype_bits(stored) / 8), stored, u->scale + place(b, g, r), n);
     }
-    const size_t count = b->n_group * (size_t)b->n_tile;
+    const size_t count = b->n_group * (size_t)b->n_scale_row;
     FQI_TRY(check_scales(b, false, e));
     for (size_t i = 0; i < count; i++) largest = fmaxf(largest, fabsf(u->scale[i]));
-    b->m->kernel->round_to(u->scale, b->m->served, count);
+    if (!b->q->form->floats) b->m->kernel->round_to(u->scale, b->m->served, count);
     b->safe = largest <= most / widest / 2;
-    return b->safe ? FQ_OK : check_scales(b, true, e);
+    return b->safe || b->q->form->floats ? FQ_OK : check_scales(b, true, e);
 }
 
+/* A zero point that cannot be: what it would have to be, and whether the other format of zero points explains it. */
 static fq_status bad_zero(const block *b, size_t group, int64_t row, unsigned stored, fq_err *e)
 {
     const fqi_quant_module *q = b->q;
-    const unsigned middle = 1u << (q->bits - 1);
+    const unsigned middle = 1u << (q->size.bits - 1), expected = q->zeros_v1 ? middle - 1 : middle, other = q->zeros_v1 ? middle : middle - 1;
+    const char *label = q->zeros_v1 ? "gptq" : "gptq_v2", *really = q->zeros_v1 ? "gptq_v2" : "gptq";
+    const bool gptq = q->layout == FQI_QL_GPTQ;
+    const unsigned long g = b->m->unpacker.group[group];
     fqi_where at;
-    (void)where(b, q->zero, &at);
+    (void)where(b, q->part[FQI_PART_ZERO], &at);
+    if (q->sym && gptq && stored == other)
+        return fqi_fail(e, FQ_E_INPUT, &at, "zero-version", "group %lu, output channel %" PRId64 ": found %u as it is stored, which is what format %s stores, expected %u: checkpoint_format says %s and must "
+                        "say %s", g, row, stored, really, expected, label, really);
     if (q->sym)
-        return fqi_fail(e, FQ_E_INPUT, &at, "packed-zero", "group %" PRIu32 ", output channel %" PRId64 ": found %u as it is stored, expected %u: config.json says symmetric%s",
-                        b->m->unpacker.group[group], row, stored, q->zeros_v1 ? middle - 1 : middle, q->layout == FQI_QL_CT ? "" : q->zeros_v1 ? ", checkpoint_format gptq" : ", checkpoint_format gptq_v2");
-    return fqi_fail(e, FQ_E_INPUT, &at, "packed-zero", "group %" PRIu32 ", output channel %" PRId64 ": found %u as it is stored, expected less: readers of format gptq disagree about it",
-                    b->m->unpacker.group[group], row, stored);
+        return fqi_fail(e, FQ_E_INPUT, &at, "packed-zero", "group %lu, output channel %" PRId64 ": found %u as it is stored, expected %u: config.json says symmetric%s%s", g, row, stored, expected,
+                        gptq ? ", checkpoint_format " : "", gptq ? label : "");
+    return fqi_fail(e, FQ_E_INPUT, &at, "packed-zero", "group %lu, output channel %" PRId64 ": found %u as it is stored, expected less: checkpoint_format gptq makes it %u of 0 to %u, so that it should say "
+                    "gptq_v2, or the zero point is 0 and readers of format gptq disagree about it", g, row, stored, stored + 1, 2 * middle - 1);
 }
 
 /* Zero points of one group of the tile: `word` is its first word, of the row that is `skip` before the tile's first. */
 static fq_status take_zeros(block *b, size_t group, const uint32_t *word, size_t stride, int64_t skip, fq_err *e)
 {
     fqi_unpacker *u = &b->m->unpacker;
-    const unsigned full = (1u << b->q->bits) - 1, middle = 1u << (b->q->bits - 1), add = b->q->zeros_v1;
-    fqi_unpack_fields(b->q->bits, word, stride, (size_t)(skip + b->n_tile), u->field);
+    const int bits = b->q->size.bits;
+    const unsigned full = (1u << bits) - 1, middle = 1u << (bits - 1), add = b->q->zeros_v1;
+    const size_t each = b->q->form->field ? 32 / (size_t)bits : 1, n = ((size_t)(skip + b->n_tile) + each - 1) / each * each;
+    fqi_unpack_fields(bits, word, stride, n, u->field);
     for (int64_t r = 0; r < b->n_tile; r++) {
-        const unsigned stored = u->field[skip + r];
+        const size_t i = (size_t)(skip + r);
+        const unsigned stored = u->field[b->q->form->field ? i / each * each + b->q->form->field[i % each] : i];
         if ((add && stored == full) || (b->q->sym && stored + add != middle)) return bad_zero(b, group, b->row + b->tile + r, stored, e);
         u->zero[place(b, group, r)] = (uint8_t)(stored + add);
     }
@@ -235,9 +264,10 @@ static fq_status take_zeros(block *b, size_t group, const uint32_t *word, size_t
 static fq_status read_zeros(block *b, fq_err *e)
 {
     fqi_unpacker *u = &b->m->unpacker;
-    const int bits = b->q->bits;
-    const int64_t row = b->row + b->tile, begin = row / UNIT * UNIT, first = begin / UNIT * bits, n_word = words(row + b->n_tile - begin, bits);
-    if (!b->q->zero) {
+    const int bits = b->q->size.bits;
+    const int64_t row = b->row + b->tile, begin = row / UNIT * UNIT, first = begin / UNIT * bits, n_word = fqi_quant_words(row + b->n_tile - begin, bits);
+    if (b->q->form->floats) return FQ_OK;
+    if (!b->q->part[FQI_PART_ZERO]) {
         memset(u->zero, 1 << (bits - 1), b->n_group * (size_t)b->n_tile);
         return FQ_OK;
     }
@@ -246,10 +276,9 @@ static fq_status read_zeros(block *b, fq_err *e)
         n = run_of_groups(b, g);
         const size_t fit = u->n_scale / (size_t)n_word;
         if (n > fit) n = fit;
-        FQI_TRY(read_groups(b, b->q->zero, g, n, first, n_word, u->raw, e));
+        FQI_TRY(read_part(b, FQI_PART_ZERO, &(extent){ .n = first, .n_n = n_word, .k = u->group[g], .n_k = (int64_t)n }, u->raw, e));
         const uint32_t *word = (const uint32_t *)(const void *)u->raw;
-        const bool gptq = b->q->layout == FQI_QL_GPTQ;
-        for (size_t i = 0; i < n; i++) FQI_TRY(take_zeros(b, g + i, gptq ? word + i * (size_t)n_word : word + i, gptq ? 1 : n, row - begin, e));
+        for (size_t i = 0; i < n; i++) FQI_TRY(take_zeros(b, g + i, b->by_inputs ? word + i * (size_t)n_word : word + i, b->by_inputs ? 1 : n, row - begin, e));
     }
     return FQ_OK;
 }
@@ -261,7 +290,7 @@ static fq_status check_value(const block *b, float value, int64_t row, int64_t c
 {
     fqi_where at;
     if (isfinite(value)) return FQ_OK;
-    return fqi_fail(e, FQ_E_NUMERIC, where(b, b->q->codes, &at), "served-range", "output channel %" PRId64 ", input channel %" PRId64 ": found a weight beyond the range, expected what fits into %s", row, col,
+    return fqi_fail(e, FQ_E_NUMERIC, where(b, b->q->part[FQI_PART_CODES], &at), "served-range", "output channel %" PRId64 ", input channel %" PRId64 ": found a weight beyond the range, expected what fits into %s", row, col,
                     fq_dtype_name(b->m->served));
 }
 
@@ -273,6 +302,15 @@ static inline void lanes_of(const uint32_t *word, const uint32_t *next, unsigned
     if (next)
         for (size_t l = 0; l < LANES; l++) code[l] = (int32_t)((word[l] >> shift | next[l] << (32 - shift)) & mask);
     for (size_t l = 0; l < LANES; l++) out[l] = scale[l] * (float)(code[l] - (int32_t)zero[l]);
+}
+
+/* LANES codes of one input channel, whose words lie along the outputs; `skip` of the first word's are not wanted. Three words are read. */
+static inline void fields_of_lanes(const uint32_t *word, size_t skip, const uint8_t field[8], const float *scale, const uint8_t *zero, float *restrict out)
+{
+    uint8_t code[3 * 8];
+    for (size_t w = 0; w < 3; w++)
+        for (size_t j = 0; j < 8; j++) code[8 * w + j] = (uint8_t)(word[w] >> 4 * field[j] & 15);
+    for (size_t l = 0; l < LANES; l++) out[l] = scale[l] * (float)((int32_t)code[skip + l] - (int32_t)zero[l]);
 }
 
 static void scatter32(const float *t, size_t n_lane, size_t n, float *out, size_t ld)
@@ -287,30 +325,45 @@ static void scatter16(const uint16_t *t, size_t n_lane, size_t n, uint16_t *out,
         for (size_t k = 0; k < n; k++) out[l * ld + k] = t[k * LANES + l];
 }
 
+/* Words along the inputs: one code of each of LANES rows from row r of the tile on, input channel k of the block. */
+static inline void lanes_by_word(const block *b, int64_t r, size_t k, float *restrict out)
+{
+    const fqi_unpacker *u = &b->m->unpacker;
+    const size_t ld = (size_t)b->n_row, bits = (size_t)b->q->size.bits, at = k * bits, w = at / 32, shift = at % 32, s = place(b, u->group_at[k], r);
+    const uint32_t *word = u->word + b->tile + r;
+    lanes_of(word + w * ld, shift + bits > 32 ? word + (w + 1) * ld : NULL, (unsigned)shift, (1u << bits) - 1, u->scale + s, u->zero + s, out);
+}
+
+/* Words along the outputs, of 4 bits. */
+static inline void lanes_by_field(const block *b, int64_t r, size_t k, float *restrict out)
+{
+    const fqi_unpacker *u = &b->m->unpacker;
+    const size_t first = (size_t)(b->row % 8), ld = (first + (size_t)b->n_row + 7) / 8, at = first + (size_t)(b->tile + r), s = place(b, u->group_at[k], r);
+    fields_of_lanes(u->word + k * ld + at / 8, at % 8, b->q->form->field, u->scale + s, u->zero + s, out);
+}
+
 /* LANES rows from row r of the tile on, all input channels of the block. to: element (r, first channel) of the result. */
 static fq_status columns_of(const block *b, int64_t r, void *to, fq_err *e)
 {
-    const fqi_unpacker *u = &b->m->unpacker;
-    const size_t n_lane = b->n_tile - r < LANES ? (size_t)(b->n_tile - r) : LANES, ld = (size_t)b->n_row, bits = (size_t)b->q->bits, n = (size_t)b->n_col;
-    const unsigned mask = (1u << bits) - 1;
-    const uint32_t *word = u->word + b->tile + r;
+    const size_t n_lane = b->n_tile - r < LANES ? (size_t)(b->n_tile - r) : LANES, n = (size_t)b->n_col;
+    const int64_t cols = b->q->size.cols;
     float t[DEPTH * LANES];
     uint16_t narrow[DEPTH * LANES];
     for (size_t k0 = 0; k0 < n; k0 += DEPTH) {
         const size_t depth = n - k0 < DEPTH ? n - k0 : DEPTH;
-        for (size_t k = 0; k < depth; k++) {
-            const size_t at = (k0 + k) * bits, w = at / 32, shift = at % 32, s = place(b, u->group_at[k0 + k], r);
-            lanes_of(word + w * ld, shift + bits > 32 ? word + (w + 1) * ld : NULL, (unsigned)shift, mask, u->scale + s, u->zero + s, t + k * LANES);
-        }
+        if (b->q->form->field)
+            for (size_t k = 0; k < depth; k++) lanes_by_field(b, r, k0 + k, t + k * LANES);
+        else
+            for (size_t k = 0; k < depth; k++) lanes_by_word(b, r, k0 + k, t + k * LANES);
         b->m->kernel->round_to(t, b->m->served, depth * LANES);
         for (size_t k = 0; k < depth && !b->safe; k++)
             for (size_t l = 0; l < n_lane; l++) FQI_TRY(check_value(b, t[k * LANES + l], b->row + b->tile + r + (int64_t)l, b->col + (int64_t)(k0 + k), e));
         if (b->m->served == FQ_DTYPE_F32) {
-            scatter32(t, n_lane, depth, (float *)to + k0, (size_t)b->q->cols);
+            scatter32(t, n_lane, depth, (float *)to + k0, (size_t)cols);
             continue;
         }
         fqi_weights_narrow(t, b->m->served, narrow, depth * LANES);
-        scatter16(narrow, n_lane, depth, (uint16_t *)to + k0, (size_t)b->q->cols);
+        scatter16(narrow, n_lane, depth, (uint16_t *)to + k0, (size_t)cols);
     }
     return FQ_OK;
 }
@@ -333,14 +386,33 @@ static void fields_of(unsigned bits, const uint32_t *word, size_t n, uint8_t *ou
     }
 }
 
-/* Row r of the tile of compressed-tensors codes, all input channels of the block. */
+enum { STEP = 4 * DEPTH };   /* input channels of a row at a time */
+
+/* Numbers of a row's step: rounded, checked, stored. */
+static fq_status finish_step(const block *b, int64_t r, size_t k0, float *t, size_t n, void *to, fq_err *e)
+{
+    b->m->kernel->round_to(t, b->m->served, n);
+    for (size_t k = 0; k < n && !b->safe; k++) FQI_TRY(check_value(b, t[k], b->row + b->tile + r, b->col + (int64_t)(k0 + k), e));
+    if (b->m->served == FQ_DTYPE_F32) memcpy((float *)to + k0, t, n * sizeof *t);
+    else fqi_weights_narrow(t, b->m->served, (uint16_t *)to + k0, n);
+    return FQ_OK;
+}
+
+/* Where the group of channel k of the step ends. */
+static inline size_t end_of_group(const uint32_t *group, size_t k, size_t n)
+{
+    size_t end = k + 1;
+    while (end < n && group[end] == group[k]) end++;
+    return end;
+}
+
+/* Row r of the tile, all input channels of the block; words along the inputs. */
 static fq_status row_of(const block *b, int64_t r, void *to, fq_err *e)
 {
-    enum { STEP = 4 * DEPTH };
     const fqi_unpacker *u = &b->m->unpacker;
-    const size_t n = (size_t)b->n_col, bits = (size_t)b->q->bits;
-    const uint32_t *word = u->word + (size_t)(b->tile + r) * (size_t)words(b->n_col, b->q->bits);
-    const float *scale = u->scale + place(b, 0, r);
+    const size_t n = (size_t)b->n_col, bits = (size_t)b->q->size.bits;
+    const uint32_t *word = u->word + (size_t)(b->tile + r) * (size_t)fqi_quant_words(b->n_col, b->q->size.bits);
+    const float *scale = u->scale + place(b, 0, scale_row(b, r));
     const uint8_t *zero = u->zero + place(b, 0, r);
     uint8_t code[STEP + UNIT] = { 0 };
     float t[STEP + LANES];
@@ -349,16 +421,56 @@ static fq_status row_of(const block *b, int64_t r, void *to, fq_err *e)
         const uint32_t *group = u->group_at + k0;
         fields_of((unsigned)bits, word + k0 / 32 * bits, step, code);
         for (size_t k = 0, end; k < step; k = end) {
-            for (end = k + 1; end < step && group[end] == group[k];) end++;
+            end = end_of_group(group, k, step);
             const float s = scale[group[k]];
             const int32_t z = zero[group[k]];
             for (size_t i = k; i < end; i += LANES)   /* past the end: the next group is written over it */
                 for (size_t l = 0; l < LANES; l++) t[i + l] = s * (float)((int32_t)code[i + l] - z);
         }
-        b->m->kernel->round_to(t, b->m->served, step);
-        for (size_t k = 0; k < step && !b->safe; k++) FQI_TRY(check_value(b, t[k], b->row + b->tile + r, b->col + (int64_t)(k0 + k), e));
-        if (b->m->served == FQ_DTYPE_F32) memcpy((float *)to + k0, t, step * sizeof *t);
-        else fqi_weights_narrow(t, b->m->served, (uint16_t *)to + k0, step);
+        FQI_TRY(finish_step(b, r, k0, t, step, to, e));
+    }
+    return FQ_OK;
+}
+
+/* The number of E4M3 (1-4-3, bias 7, no infinities): (8 or 0 + mantissa) 2^(exponent - 10), both factors and their product exact. */
+static inline float e4m3(uint8_t x)
+{
+    const uint32_t exponent = x >> 3 & 15u, normal = exponent > 0, power = (exponent + !normal + 117u) << 23;
+    const int32_t digits = (int32_t)((x & 7u) | normal << 3);
+    float f;
+    memcpy(&f, &power, sizeof f);
+    f *= (float)digits;
+    return x & 0x80 ? -f : f;
+}
+
+static fq_status bad_number(const block *b, int64_t r, size_t k, fq_err *e)
+{
+    fqi_where at;
+    return fqi_fail(e, FQ_E_NUMERIC, where(b, b->q->part[FQI_PART_CODES], &at), "non-finite", "output channel %" PRId64 ", input channel %" PRId64 ": found NaN, expected finite weights", b->row + b->tile + r,
+                    b->col + (int64_t)k);
+}
+
+/* Row r of the tile of E4M3 numbers, all input channels of the block. */
+static fq_status row_of_floats(const block *b, int64_t r, void *to, fq_err *e)
+{
+    const fqi_unpacker *u = &b->m->unpacker;
+    const size_t n = (size_t)b->n_col;
+    const uint8_t *code = (const uint8_t *)u->word + (size_t)(b->tile + r) * n;
+    const float *scale = u->scale + place(b, 0, scale_row(b, r));
+    float t[STEP];
+    for (size_t k0 = 0; k0 < n; k0 += STEP) {
+        const size_t step = n - k0 < STEP ? n - k0 : STEP;
+        const uint32_t *group = u->group_at + k0;
+        unsigned nan = 0;
+        for (size_t k = 0; k < step; k++) nan |= (code[k0 + k] & 0x7fu) == 0x7fu;
+        for (size_t k = 0; k < step && nan; k++)
+            if ((code[k0 + k] & 0x7fu) == 0x7fu) return bad_number(b, r, k0 + k, e);
+        for (size_t k = 0, end; k < step; k = end) {
+            end = end_of_group(group, k, step);
+            const float s = scale[group[k]];
+            for (size_t i = k; i < end; i++) t[i] = e4m3(code[k0 + i]) * s;
+        }
+        FQI_TRY(finish_step(b, r, k0, t, step, to, e));
     }
     return FQ_OK;
 }
@@ -370,17 +482,21 @@ static size_t held_size(const fqi_materialiser *m) { return m->served == FQ_DTYP
 static fq_status read_codes(block *b, fq_err *e)
 {
     const fqi_quant_module *q = b->q;
-    const int64_t word = b->col / UNIT * q->bits, n_word = words(b->n_col, q->bits);
-    fqi_view v = { .tensor = q->codes, .row = word, .n_row = n_word, .col = b->row, .n_col = b->n_row };
-    if (q->layout == FQI_QL_CT) v = (fqi_view){ .tensor = q->codes, .row = b->row, .n_row = b->n_row, .col = word, .n_col = n_word };
-    return fqi_materialiser_read(b->m, &v, b->m->unpacker.word, e);
+    const fqi_part_form *p = form_of(q, FQI_PART_CODES);
+    extent x = { b->row, b->n_row, b->col, b->n_col };
+    for (int d = 0; d < p->rank; d++) {   /* blocks begin with a word along the inputs, and anywhere along the outputs */
+        if (p->dim[d].unit != FQI_UNIT_WORD) continue;
+        const int each = 32 / q->size.bits;
+        if (p->dim[d].along == FQI_ALONG_K) x = (extent){ x.n, x.n_n, x.k / UNIT * q->size.bits, fqi_quant_words(x.n_k, q->size.bits) };
+        else x = (extent){ x.n / each, fqi_quant_words(x.n % each + x.n_n, q->size.bits), x.k, x.n_k };
+    }
+    return read_part(b, FQI_PART_CODES, &x, b->m->unpacker.word, e);
 }
 
 /* out: element (row, 0) of the wanted rows. */
 static fq_status unpack_block(block *b, unsigned char *out, fq_err *e)
 {
     fqi_unpacker *u = &b->m->unpacker;
-    const bool gptq = b->q->layout == FQI_QL_GPTQ;
     FQI_TRY(read_order(b, e));
     compact_order(b);
     FQI_TRY(read_codes(b, e));
@@ -389,9 +505,9 @@ static fq_status unpack_block(block *b, unsigned char *out, fq_err *e)
         b->n_tile = b->n_row - b->tile < most ? b->n_row - b->tile : most;
         FQI_TRY(read_scales(b, e));
         FQI_TRY(read_zeros(b, e));
-        for (int64_t r = 0; r < b->n_tile; r += gptq ? LANES : 1) {
-            unsigned char *to = out + ((uint64_t)(b->tile + r) * (uint64_t)b->q->cols + (uint64_t)b->col) * held_size(b->m);
-            FQI_TRY(gptq ? columns_of(b, r, to, e) : row_of(b, r, to, e));
+        for (int64_t r = 0; r < b->n_tile; r += b->by_inputs ? LANES : 1) {
+            unsigned char *to = out + ((uint64_t)(b->tile + r) * (uint64_t)b->q->size.cols + (uint64_t)b->col) * held_size(b->m);
+            FQI_TRY(b->by_inputs ? columns_of(b, r, to, e) : b->q->form->floats ? row_of_floats(b, r, to, e) : row_of(b, r, to, e));
         }
     }
     return FQ_OK;
@@ -399,42 +515,66 @@ static fq_status unpack_block(block *b, unsigned char *out, fq_err *e)
 
 static fq_status check_shape(fqi_materialiser *m, const fqi_quant_module *q, fq_err *e)
 {
+    const fqi_tensor *shape = q->part[FQI_PART_SHAPE];
     int64_t found[2];
-    const bool wide = q->shape->dtype == FQ_DTYPE_I64;
+    const bool wide = shape->dtype == FQ_DTYPE_I64;
     int32_t half[2];
-    const fqi_view v = { .tensor = q->shape, .n_row = 2, .n_col = 1 };
+    const fqi_view v = { .tensor = shape, .n_row = 2, .n_col = 1 };
     FQI_TRY(fqi_materialiser_read(m, &v, wide ? (void *)found : (void *)half, e));
     for (size_t i = 0; i < 2 && !wide; i++) found[i] = half[i];
-    if (found[0] == q->rows && found[1] == q->cols) return FQ_OK;
-    return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(m->ckpt->shard[q->shape->shard].path, q->shape->name), "packed-shape", "found %" PRId64 " x %" PRId64 ", expected %" PRId64 " x %" PRId64, found[0],
-                    found[1], q->rows, q->cols);
+    if (found[0] == q->size.rows && found[1] == q->size.cols) return FQ_OK;
+    return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(m->ckpt->shard[shape->shard].path, shape->name), "packed-shape", "found %" PRId64 " x %" PRId64 ", expected %" PRId64 " x %" PRId64, found[0],
+                    found[1], q->size.rows, q->size.cols);
 }
 
-int64_t fqi_module_units(const fqi_quant_module *q, int64_t n, uint64_t *unit_bytes)
+/* Bytes of codes of n rows and UNIT input channels, wherever the rows begin. */
+static uint64_t unit_bytes(const fqi_quant_module *q, int64_t n)
 {
-    const bool gptq = q->layout == FQI_QL_GPTQ;
-    *unit_bytes = (gptq ? fqi_sat_mul((uint64_t)n, (uint64_t)q->bits) : (uint64_t)words(q->cols, q->bits)) * sizeof(uint32_t);
-    return gptq ? (q->cols + UNIT - 1) / UNIT : n;
+    const uint64_t each = 32 / (uint64_t)q->size.bits;
+    if (q->form->floats) return fqi_sat_mul((uint64_t)n, UNIT);
+    if (q->form->field) return fqi_sat_mul((uint64_t)n / each + 2, UNIT * sizeof(uint32_t));
+    return fqi_sat_mul((uint64_t)n, (uint64_t)q->size.bits * sizeof(uint32_t));
+}
+
+/* Bytes of codes of a row; of forms that lie by outputs. */
+static uint64_t row_bytes(const fqi_quant_module *q)
+{
+    return q->form->floats ? (uint64_t)q->size.cols : (uint64_t)fqi_quant_words(q->size.cols, q->size.bits) * sizeof(uint32_t);
+}
+
+int64_t fqi_module_units(const fqi_quant_module *q, int64_t n, uint64_t *bytes)
+{
+    *bytes = by_inputs(q) ? unit_bytes(q, n) : row_bytes(q);
+    return by_inputs(q) ? (q->size.cols + UNIT - 1) / UNIT : n;
 }
 
 static int64_t at_least_one(uint64_t n, int64_t most) { return n == 0 ? 1 : n < (uint64_t)most ? (int64_t)n : most; }
 
+/* Most rows whose UNIT input channels fit, and most rows that do whole, of n. */
+static int64_t rows_that_fit(const fqi_quant_module *q, uint64_t bytes, int64_t n)
+{
+    if (!by_inputs(q)) return at_least_one(bytes / row_bytes(q), n);
+    if (!q->form->field) return at_least_one(bytes / unit_bytes(q, 1), n);
+    return at_least_one((bytes / (UNIT * sizeof(uint32_t)) - 2) * (32 / (uint64_t)q->size.bits), n);   /* buffers have 4 KiB or more */
+}
+
 fq_status fqi_materialise_module(fqi_materialiser *m, const fqi_quant_module *q, const fqi_module_rows *want, void *out, fq_err *e)
 {
     const fqi_unpacker *u = &m->unpacker;
-    const bool gptq = q->layout == FQI_QL_GPTQ;
+    const bool columns = by_inputs(q);
+    const int64_t cols = q->size.cols;
     /* The part of the weight, and the largest block: whole in the direction that lies together in the file, as far as buffers reach. */
-    const int64_t row0 = want->row + (gptq ? 0 : want->unit), row1 = gptq ? want->row + want->n : row0 + want->n_unit;
-    const int64_t col0 = gptq ? want->unit * UNIT : 0, end = gptq ? (want->unit + want->n_unit) * UNIT : q->cols, col1 = end < q->cols ? end : q->cols;
-    const int64_t row_words = words(q->cols, q->bits), most = (int64_t)(u->n_channel / UNIT);
-    const int64_t rows = at_least_one(u->n_word / (size_t)(gptq ? q->bits : row_words), row1 - row0);
-    const bool whole = !gptq && (uint64_t)row_words <= u->n_word;
-    const int64_t units = whole ? most : at_least_one(u->n_word / (size_t)(rows * q->bits), most);
-    if (row0 == 0 && col0 == 0 && q->shape) FQI_TRY(check_shape(m, q, e));
+    const int64_t row0 = want->row + (columns ? 0 : want->unit), row1 = columns ? want->row + want->n : row0 + want->n_unit;
+    const int64_t col0 = columns ? want->unit * UNIT : 0, end = columns ? (want->unit + want->n_unit) * UNIT : cols, col1 = end < cols ? end : cols;
+    const uint64_t room = u->n_word * sizeof(uint32_t);
+    const int64_t most = (int64_t)(u->n_channel / UNIT), rows = rows_that_fit(q, room, row1 - row0);
+    const bool whole = !columns && row_bytes(q) <= room;
+    const int64_t units = whole ? most : at_least_one(room / unit_bytes(q, rows), most);
+    if (row0 == 0 && col0 == 0 && q->part[FQI_PART_SHAPE]) FQI_TRY(check_shape(m, q, e));
     for (int64_t row = row0; row < row1; row += rows)
         for (int64_t col = col0; col < col1; col += units * UNIT) {
-            block b = { .m = m, .q = q, .row = row, .n_row = row1 - row < rows ? row1 - row : rows, .col = col, .n_col = col1 - col < units * UNIT ? col1 - col : units * UNIT };
-            FQI_TRY(unpack_block(&b, (unsigned char *)out + (uint64_t)(row - want->row) * (uint64_t)q->cols * held_size(m), e));
+            block b = { .m = m, .q = q, .row = row, .n_row = row1 - row < rows ? row1 - row : rows, .col = col, .n_col = col1 - col < units * UNIT ? col1 - col : units * UNIT, .by_inputs = columns };
+            FQI_TRY(unpack_block(&b, (unsigned char *)out + (uint64_t)(row - want->row) * (uint64_t)cols * held_size(m), e));
         }
     return FQ_OK;
 }

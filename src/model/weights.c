@@ -56,7 +56,7 @@ struct fqi_weights {
 
 static fqi_matrix matrix_at(const fqi_tensor *t, const fqi_quant_module *q, fq_dtype served, const void *data)
 {
-    if (q) return (fqi_matrix){ .data = data, .rows = q->rows, .cols = q->cols, .dtype = fqi_weight_held(FQ_DTYPE_F32, served) };
+    if (q) return (fqi_matrix){ .data = data, .rows = q->size.rows, .cols = q->size.cols, .dtype = fqi_weight_held(FQ_DTYPE_F32, served) };
     return (fqi_matrix){ .data = data, .rows = t->shape[0], .cols = t->shape[1], .dtype = fqi_weight_held((fq_dtype)t->dtype, served) };
 }
 
@@ -101,7 +101,7 @@ static void want_item(const void *user, size_t i, fqi_weight_want *out)
     const into *o = user;
     const fqi_weight_item *x = &o->item[i];
     const fqi_quant_module *q = fqi_weight_module(&o->w->table, x->module);
-    *out = (fqi_weight_want){ .tensor = x->tensor, .module = q, .n = q ? q->rows : o->w->ckpt->tensor[x->tensor].shape[0], .as_float = x->kind == FQI_WEIGHT_VECTOR,
+    *out = (fqi_weight_want){ .tensor = x->tensor, .module = q, .n = q ? q->size.rows : o->w->ckpt->tensor[x->tensor].shape[0], .as_float = x->kind == FQI_WEIGHT_VECTOR,
                               .out = o->memory + x->at };
 }
 

@@ -82,12 +82,12 @@ static fq_status check_tensor(const fq_ckpt *c, const fqi_decoder *d, size_t i, 
 }
 
 /* What is looked at: bound is the catalogue's, with a row for codes too. */
-typedef struct finder { const fq_ckpt *c; const fqi_decoder *d; fqi_bound *bound; size_t n_codes; } finder;
+typedef struct finder { const fq_ckpt *c; const fqi_decoder *d; fqi_bound *bound; size_t n_codes; fqi_quant_scheme scheme; } finder;
 
 static bool is_codes(const fq_ckpt *c, size_t i)
 {
-    fqi_packed p;
-    return fqi_packed_split(c->tensor[i].name, &p) && p.part == FQI_PART_CODES;
+    size_t n_module;
+    return fqi_quant_is_codes(c, i, &n_module);
 }
 
 static fq_status bind_codes(finder *f, fq_err *e)
@@ -97,8 +97,8 @@ static fq_status bind_codes(finder *f, fq_err *e)
     if (!f->bound) return fqi_fail_nomem(e, "table of weights");
     memcpy(f->bound, c->bound, c->n_tensor * sizeof *f->bound);
     for (size_t i = 0; i < c->n_tensor; i++) {
-        if (f->bound[i].row || !is_codes(c, i) || !fqi_packed_bind(f->d->family, &c->naming, c->tensor[i].name, &f->bound[i])) continue;
-        f->n_codes++;
+        if (!f->bound[i].canonical || !is_codes(c, i)) continue;   /* canonical NULL: a name that the family does not know */
+        if (f->bound[i].row || fqi_packed_bind(f->d->family, &c->naming, c->tensor[i].name, &f->bound[i])) f->n_codes++;
     }
     if (f->n_codes > 0 || f->d->model.quant == FQ_QUANT_NONE) return FQ_OK;
     char shown[FQI_NAME_MAX + 1];
@@ -106,15 +106,15 @@ static fq_status bind_codes(finder *f, fq_err *e)
                     fqi_escape(shown, f->d->model.quant_name));
 }
 
-static fq_status refuse_part(const fq_ckpt *c, const fqi_tensor *t, const fqi_packed *p, const char *expected, fq_err *e)
+static fq_status refuse_part(const fq_ckpt *c, const fqi_tensor *t, size_t n_module, const char *expected, fq_err *e)
 {
-    char module[FQI_NAME_MAX + 1];
-    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->shard[t->shard].path), "weight-quantized", "module %s: found %s in %s, expected %s", fqi_escape_n(module, t->name, p->n_module),
-                    p->suffix + 1, fq_dtype_name((fq_dtype)t->dtype), expected);
+    char module[FQI_NAME_MAX + 1], part[FQI_NAME_MAX + 1];
+    const char *suffix = t->name[n_module] ? t->name + n_module + 1 : "it";
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->shard[t->shard].path), "weight-quantized", "module %s: found %s in %s, expected %s", fqi_escape_n(module, t->name, n_module),
+                    fqi_escape(part, suffix), fq_dtype_name((fq_dtype)t->dtype), expected);
 }
 
-/* Scales without codes: an FP8 or int8 weight with a dense name, which must not pass for its numbers. Scales of the KV cache stand beside
- * dense weights and change none. */
+/* Scales without codes, which belong to something that is not there. Scales of the KV cache stand beside dense weights and change none. */
 static fq_status check_parts(const finder *f, fq_err *e)
 {
     const fq_ckpt *c = f->c;
@@ -123,9 +123,13 @@ static fq_status check_parts(const finder *f, fq_err *e)
     for (size_t i = 0; i < c->n_tensor; i++) {
         const fqi_tensor *t = &c->tensor[i];
         if (f->bound[i].row || !f->bound[i].canonical || !fqi_packed_split(t->name, &p) || strncmp(p.suffix, ".weight_", 8) != 0) continue;
-        const int n = snprintf(codes, sizeof codes, "%.*s.weight_packed", (int)(p.n_module < sizeof codes ? p.n_module : sizeof codes), t->name);
-        if (n > 0 && (size_t)n < sizeof codes && fqi_ckpt_find(c, codes) != SIZE_MAX) continue;
-        return refuse_part(c, t, &p, "a dense weight without it, or codes", e);
+        bool found = false;
+        static const char *const name[] = { ".weight_packed", ".weight" };
+        for (size_t k = 0; k < sizeof name / sizeof *name && !found; k++) {
+            const int n = snprintf(codes, sizeof codes, "%.*s%s", (int)(p.n_module < sizeof codes ? p.n_module : sizeof codes), t->name, name[k]);
+            found = n > 0 && (size_t)n < sizeof codes && fqi_ckpt_find(c, codes) != SIZE_MAX;
+        }
+        if (!found) return refuse_part(c, t, p.n_module, "a dense weight without it, or codes", e);
     }
     return FQ_OK;
 }
@@ -136,21 +140,18 @@ static fq_status add_module(const finder *f, size_t i, fqi_weights_table *t, siz
     const fqi_tensor *codes = &f->c->tensor[i];
     const fqi_row *row = f->bound[i].row;
     const struct role *role = role_of(row->role);
-    fqi_packed p;
-    char name[1024];
+    size_t n_module;
     int64_t length[2];
-    bool found;
-    if (!fqi_packed_split(codes->name, &p) || p.n_module + sizeof ".weight" > sizeof name) return fqi_fail_nomem(e, "names");   /* bound: it is one, and not longer */
-    if (row->rank != 2 || (row->scope != FQI_HEAD && (!role || role->kind != FQI_WEIGHT_MATRIX))) return refuse_part(f->c, codes, &p, "a dense weight: only linear layers are codes", e);
-    (void)snprintf(name, sizeof name, "%.*s.weight", (int)p.n_module, codes->name);
+    (void)fqi_quant_is_codes(f->c, i, &n_module);
+    if (row->rank == 3) return refuse_part(f->c, codes, n_module, "experts one by one: codes of all experts in one tensor are not read", e);
+    if (row->rank != 2 || (row->scope != FQI_HEAD && (!role || role->kind != FQI_WEIGHT_MATRIX))) return refuse_part(f->c, codes, n_module, "a dense weight: only linear layers are codes", e);
     for (size_t k = 0; k < 2; k++) {
         length[k] = fqi_axis_length(&f->d->model, (fqi_axis)row->dim[k].axis);
         if (row->dim[k].parts > 1 && !fqi_mul_i64(length[k], row->dim[k].parts, &length[k])) length[k] = 0;
     }
     fqi_quant_module *m = &t->module[t->n_module];
-    FQI_TRY(fqi_quant_module_find(f->c, name, length[0], length[1], &found, m, e));
-    if (!found || m->codes != codes) return refuse_part(f->c, codes, &p, "one set of codes", e);
-    if (m->cols > t->module_cols) t->module_cols = m->cols;
+    FQI_TRY(fqi_quant_module_find(f->c, &f->scheme, i, length[0], length[1], m, e));
+    if (m->size.cols > t->module_cols) t->module_cols = m->size.cols;
     *module = t->n_module++;
     return FQ_OK;
 }
@@ -217,7 +218,7 @@ static bool item_bytes(const fq_ckpt *c, const fqi_weights_table *t, const fqi_w
 {
     const fqi_quant_module *q = fqi_weight_module(t, x->module);
     *out = q ? 0 : held_bytes(&c->tensor[x->tensor], served, x->kind == FQI_WEIGHT_VECTOR);
-    return !q || (fqi_mul_u64((uint64_t)q->rows, (uint64_t)q->cols, out) && fqi_mul_u64(*out, fq_dtype_bits(fqi_weight_held(FQ_DTYPE_F32, served)) / 8, out));
+    return !q || (fqi_mul_u64((uint64_t)q->size.rows, (uint64_t)q->size.cols, out) && fqi_mul_u64(*out, fq_dtype_bits(fqi_weight_held(FQ_DTYPE_F32, served)) / 8, out));
 }
 
 /* Places in the slot, and where each layer's items begin. */
@@ -257,7 +258,7 @@ static fq_status find_body(const finder *f, fq_dtype served, fqi_weights_table *
     if (f->d->model.tie_word_embeddings) t->head = t->embed;   /* as transformers does, whatever else is stored */
     const fqi_tensor *h = &c->tensor[t->head];
     const fqi_quant_module *q = fqi_weight_module(t, t->head_module);
-    t->head_row_bytes = (uint64_t)(q ? q->cols : h->shape[1]) * fq_dtype_bits(fqi_weight_held(q ? FQ_DTYPE_F32 : (fq_dtype)h->dtype, served)) / 8;
+    t->head_row_bytes = (uint64_t)(q ? q->size.cols : h->shape[1]) * fq_dtype_bits(fqi_weight_held(q ? FQ_DTYPE_F32 : (fq_dtype)h->dtype, served)) / 8;
     return FQ_OK;
 }
 
@@ -278,8 +279,7 @@ static void measure_chunk(const fq_ckpt *c, fqi_weights_table *t)
     for (size_t i = 0; i < t->n_item; i++) measure_tensor(&c->tensor[t->item[i].tensor], t, &largest);
     for (size_t i = 0; i < t->n_module; i++) {
         const fqi_quant_module *q = &t->module[i];
-        const fqi_tensor *part[] = { q->codes, q->scale, q->zero, q->order, q->shape };
-        for (size_t k = 0; k < sizeof part / sizeof *part; k++) measure_tensor(part[k], t, &largest);
+        for (size_t k = 0; k < FQI_N_PART; k++) measure_tensor(q->part[k], t, &largest);
     }
     t->chunk = largest < FQI_WEIGHTS_CHUNK ? ((size_t)largest + FQI_IO_ALIGN - 1) / FQI_IO_ALIGN * FQI_IO_ALIGN : FQI_WEIGHTS_CHUNK;
 }
@@ -294,6 +294,7 @@ void fqi_weights_table_free(fqi_weights_table *t)
 
 static fq_status find_all(finder *f, fq_dtype served, fqi_weights_table *t, fq_err *e)
 {
+    FQI_TRY(fqi_quant_scheme_read(f->c, &f->scheme, e));
     FQI_TRY(bind_codes(f, e));
     FQI_TRY(check_parts(f, e));
     FQI_TRY(check_complete(f, e));

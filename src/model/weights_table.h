@@ -123,8 +123,8 @@ void fqi_weights_narrow(const float *restrict x, fq_dtype type, uint16_t *restri
 fq_status fqi_unpacker_init(fqi_unpacker *u, const fqi_weights_table *t, fq_err *e);
 void fqi_unpacker_free(fqi_unpacker *u);                      /* after a failure too */
 uint64_t fqi_unpacker_bytes(const fqi_weights_table *t);      /* what one takes beside itself */
-/* How many units n rows of a module are read in, and the bytes of codes of one: a unit lies together in the file (gptq: 32 input channels;
- * compressed-tensors: an output channel). */
+/* How many units n rows of a module are read in, and the bytes of codes of one: a unit lies together in the file (gptq, awq: 32 input channels;
+ * others: an output channel). */
 int64_t fqi_module_units(const fqi_quant_module *q, int64_t n, uint64_t *unit_bytes);
 /* Units [unit, unit + n_unit) of rows [row, row + n) of the weight, to their places in `out`, which is [n][cols] of F32 or the served type.
  * FQ_E_INPUT ("packed-order", "packed-zero", "packed-shape"), FQ_E_NUMERIC ("non-finite", "served-range"). */

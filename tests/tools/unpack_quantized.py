@@ -3,14 +3,16 @@
 
     unpack_quantized.py IN_DIR OUT_DIR
 
-Reads GPTQ (v1 and v2 zero points, any g_idx) and compressed-tensors (pack-quantized) and writes OUT_DIR, which must not exist: one
+Reads GPTQ (v1 and v2 zero points, any g_idx), AWQ (gemm), compressed-tensors (pack-quantized, float-quantized) and FP8 (blocks, or a
+scale for each tensor) and writes OUT_DIR, which must not exist: one
 model.safetensors with every quantized weight as F32 and everything else as it was, config.json without quantization_config, and the
 other files, except fitq.json and quantize_config.json. What the numbers mean:
 
     W[n][k] = scale[g(k)][n] * (code[n][k] - zero[g(k)][n])
 
 Fields of b bits lie in a stream of little-endian words without gaps: of codes along the input channels, of zero points along the output
-channels.
+channels. AWQ has both along the output channels, eight to a word in an order of its own. An FP8 weight is its number times the scale of its
+block, row or tensor.
 """
 import json
 import os
@@ -115,7 +117,75 @@ def compressed_tensors(tensors, module, config):
     return m
 
 
-PARTS = ('.qweight', '.qzeros', '.scales', '.g_idx', '.weight_packed', '.weight_scale', '.weight_shape', '.weight_zero_point', '.weight_g_idx')
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)   # nibble i of a word holds column AWQ_ORDER[i] of its eight
+
+
+def awq_row(words):
+    out = []
+    for word in words:
+        eight = [0] * 8
+        for i, column in enumerate(AWQ_ORDER):
+            eight[column] = (word & 0xffffffff) >> 4 * i & 15
+        out += eight
+    return out
+
+
+def awq(tensors, module, config):
+    size = config.get('group_size', config.get('q_group_size'))
+    codes, scales, zeros = (tensors[f'{module}.{x}'] for x in ('qweight', 'scales', 'qzeros'))
+    k, n_word = codes.shape
+    n = 8 * n_word
+    m = Module()
+    m.group, n_group = groups_of(tensors, f'{module}.g_idx', k, size)
+    same(f'{module}.scales', scales.shape, (n_group, n))
+    same(f'{module}.qzeros', zeros.shape, (n_group, n_word))
+    word, number, zero = integers(codes), floats(scales), integers(zeros)
+    rows = [awq_row(word[i * n_word:(i + 1) * n_word]) for i in range(k)]
+    m.codes = [[row[c] for row in rows] for c in range(n)]
+    m.scale = [number[g * n:(g + 1) * n] for g in range(n_group)]
+    m.zero = [awq_row(zero[g * n_word:(g + 1) * n_word]) for g in range(n_group)]
+    return m
+
+
+def e4m3(byte):
+    sign, exponent, fraction = -1.0 if byte >> 7 else 1.0, byte >> 3 & 15, byte & 7
+    if exponent == 15 and fraction == 7:
+        return float('nan')
+    return sign * (fraction / 8 * 2.0 ** -6 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7))
+
+
+E4M3 = [e4m3(byte) for byte in range(256)]
+
+
+def fp8(tensors, module, config):
+    """shape, bytes"""
+    weight = tensors[f'{module}.weight']
+    scale = tensors.get(f'{module}.weight_scale_inv') or tensors[f'{module}.weight_scale']
+    same(f'{module}.weight', weight.dtype, 'F8_E4M3')
+    n, k = weight.shape
+    number = floats(scale)
+    block = config.get('weight_block_size')
+    if 'config_groups' in config:
+        block = next(g['weights'] for g in config['config_groups'].values() if g.get('weights')).get('block_structure')
+    if len(number) == 1:
+        height, width = n, k
+    elif block:
+        height, width = block
+    else:
+        height, width = 1, k
+    across = -(-k // width)
+    if len(number) > 1:
+        same(f'{module}: shape of scales', tuple(scale.shape), (-(-n // height), across))
+    out = []
+    for r in range(n):
+        row = weight.data[r * k:(r + 1) * k]
+        values = [E4M3[byte] * number[r // height * across + i // width] for i, byte in enumerate(row)]
+        out.append(struct.pack(f'<{k}f', *values))
+    return (n, k), b''.join(out)
+
+
+PARTS = ('.qweight', '.qzeros', '.scales', '.g_idx', '.weight_packed', '.weight_scale', '.weight_shape', '.weight_zero_point', '.weight_g_idx',
+         '.weight_scale_inv', '.input_scale')
 
 
 def unpack(tensors, config):
@@ -123,9 +193,11 @@ def unpack(tensors, config):
     out = {}
     for name, t in tensors.items():
         module, dot, part = name.rpartition('.')
-        if part in ('qweight', 'weight_packed'):
-            m = (gptq if part == 'qweight' else compressed_tensors)(tensors, module, config)
-            shape, data = m.dense()
+        if t.dtype == 'F8_E4M3':
+            out[name] = ('F32', *fp8(tensors, module, config))
+        elif part in ('qweight', 'weight_packed'):
+            read = compressed_tensors if part == 'weight_packed' else awq if config['quant_method'] == 'awq' else gptq
+            shape, data = read(tensors, module, config).dense()
             out[module + '.weight'] = ('F32', shape, data)
         elif dot + part not in PARTS:
             out[name] = (t.dtype, t.shape, t.data)

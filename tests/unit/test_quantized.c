@@ -18,7 +18,7 @@
 
 #include "checkpoint/quantized.h"
 #include "make_quantized.h"
-#include "model/weights.h"
+#include "quant_pair.h"
 #include "seal.h"
 #include "support.h"
 
@@ -30,94 +30,6 @@ static const fqt_model even = { .family = "qwen2", .hidden = 96, .ff = 160, .hea
 static const fqt_model moe = { .family = "qwen3_moe", .hidden = 64, .moe_ff = 32, .heads = 4, .kv = 2, .head_dim = 16, .vocab = 77, .layers = 2, .experts = 5, .dtype = "F32", .seed = 5 };
 
 static const char *format_name(fqt_format f) { return f == FQT_CT ? "ct" : f == FQT_GPTQ_V1 ? "v1" : "v2"; }
-
-/* ---- opened checkpoints ---- */
-
-typedef struct opened { fq_ckpt *c; fqi_decoder d; fqi_weights *w; char *dir; } opened;
-
-static opened open_at(const char *dir)
-{
-    opened o = { .dir = fqt_join(fqt_dir, dir) };
-    fq_err e = { 0 };
-    if (fq_ckpt_open(o.dir, &plain, &o.c, &e) != FQ_OK || fq_ckpt_check(o.c, &e) != FQ_OK) fail_msg("%s", e.text);
-    char *file = fqt_join(o.dir, "config.json");
-    if (fqi_decoder_read(&o.c->config, file, &o.d, &e) != FQ_OK) fail_msg("%s", e.text);
-    free(file);
-    return o;
-}
-
-static void close_it(opened *o)
-{
-    fqi_weights_free(o->w);
-    fqi_decoder_free(&o->d);
-    fq_ckpt_close(o->c);
-    fqt_remove(o->dir);
-    free(o->dir);
-}
-
-static void hold(opened *o, fq_dtype served, int64_t head_rows)
-{
-    const fqi_weights_options w = { .n_slot = 1, .served = served, .head_rows = head_rows, .run = &plain };
-    FQT_OK(fqi_weights_create(o->c, &o->d, &w, &o->w, e));
-}
-
-static void same_matrix(const char *what, const char *which, const fqi_matrix *a, const fqi_matrix *b)
-{
-    assert_int_equal(a->data == NULL, b->data == NULL);
-    if (!a->data) return;
-    if (a->rows != b->rows || a->cols != b->cols || a->dtype != b->dtype) fail_msg("%s: %s: other shape or type", what, which);
-    const size_t size = fq_dtype_bits(a->dtype) / 8, n = (size_t)(a->rows * a->cols) * size;
-    for (size_t i = 0; i < n; i += size)
-        if (memcmp((const char *)a->data + i, (const char *)b->data + i, size) != 0)
-            fail_msg("%s: %s: row %zu, column %zu differs", what, which, i / size / (size_t)a->cols, i / size % (size_t)a->cols);
-}
-
-static void same_mlp(const char *what, const fqi_mlp_weights *a, const fqi_mlp_weights *b)
-{
-    same_matrix(what, "gate", &a->gate, &b->gate);
-    same_matrix(what, "up", &a->up, &b->up);
-    same_matrix(what, "down", &a->down, &b->down);
-}
-
-static void same_weights(const char *what, opened *a, opened *b, int64_t head_rows)
-{
-    const fqi_layer_weights *x, *y;
-    for (int64_t l = 0; l < a->d.model.num_hidden_layers; l++) {
-        FQT_OK(fqi_weights_layer(a->w, l, &x, e));
-        FQT_OK(fqi_weights_layer(b->w, l, &y, e));
-        same_matrix(what, "q", &x->q, &y->q);
-        same_matrix(what, "k", &x->k, &y->k);
-        same_matrix(what, "v", &x->v, &y->v);
-        same_matrix(what, "o", &x->o, &y->o);
-        if (x->q_bias) assert_memory_equal(x->q_bias, y->q_bias, (size_t)x->q.rows * sizeof(float));
-        if (!x->sparse) same_mlp(what, &x->mlp, &y->mlp);
-        for (int64_t i = 0; x->sparse && i < a->d.model.num_experts; i++) same_mlp(what, &x->expert[i], &y->expert[i]);
-        same_matrix(what, "router", &x->router, &y->router);
-    }
-    const int64_t rows = a->d.model.vocab_size;
-    for (int64_t r = 0; r < rows; r += head_rows) {
-        fqi_matrix h, k;
-        const int64_t n = rows - r < head_rows ? rows - r : head_rows;
-        FQT_OK(fqi_weights_head(a->w, r, n, &h, e));
-        FQT_OK(fqi_weights_head(b->w, r, n, &k, e));
-        same_matrix(what, "head", &h, &k);
-    }
-}
-
-static void check(const char *what, const fqt_model *m, const fqt_quant *q, int64_t head_rows)
-{
-    const fq_dtype served = !q->served ? FQ_DTYPE_F32 : !strcmp(q->served, "F16") ? FQ_DTYPE_F16 : FQ_DTYPE_BF16;
-    char *packed = fqt_join(fqt_dir, "packed"), *dense = fqt_join(fqt_dir, "dense");
-    fqt_make_quantized(packed, dense, m, q);
-    opened a = open_at("packed"), b = open_at("dense");
-    hold(&a, served, head_rows);
-    hold(&b, served, head_rows);
-    same_weights(what, &a, &b, head_rows);
-    close_it(&a);
-    close_it(&b);
-    free(packed);
-    free(dense);
-}
 
 /* ---- numbers ---- */
 
@@ -145,7 +57,7 @@ static void test_every_form(void **state)
                     n++;
                     (void)snprintf(what, sizeof what, "%s %d bits, group %" PRId64 ", order %d, %s, scales %s, served %s", format_name(q.format), q.bits, q.group, order, q.asym ? "asym" : "sym", q.scale,
                                    q.served ? q.served : "F32");
-                    check(what, &m, &q, (int64_t)(n % 7 + 70));
+                    fqt_check_quantized(what, &m, &q, (int64_t)(n % 7 + 70));
                 }
 }
 
@@ -164,7 +76,7 @@ static void test_large(void **state)
         const fqt_model m = { .family = "qwen2", .hidden = 384, .heads = 6, .kv = 2, .vocab = 9000, .ff = 128, .layers = 1, .dtype = "F32", .seed = 20 + i };
         char what[32];
         (void)snprintf(what, sizeof what, "large %zu", i);
-        check(what, &m, &c[i].q, c[i].head_rows);
+        fqt_check_quantized(what, &m, &c[i].q, c[i].head_rows);
     }
 }
 
@@ -175,7 +87,7 @@ static void test_wide(void **state)
     for (int f = 0; f < FQT_N_FORMAT; f += 2) {
         const fqt_model m = { .family = "qwen2", .hidden = 2, .heads = 1, .kv = 1, .head_dim = 2, .vocab = 5, .ff = 1100000, .layers = 1, .dtype = "F32", .seed = 30 };
         fqt_quant q = { .format = (fqt_format)f, .bits = 8, .group = 2, .order = FQT_ORDER_PLAIN };
-        check(format_name(q.format), &m, &q, 5);
+        fqt_check_quantized(format_name(q.format), &m, &q, 5);
     }
 }
 
@@ -187,7 +99,7 @@ static void test_measure(void **state)
     const fqt_quant q = { .format = FQT_GPTQ_V1, .bits = 4, .group = 32, .lm_head = true };
     char *packed = fqt_join(fqt_dir, "packed");
     fqt_make_quantized(packed, NULL, &even, &q);
-    opened a = open_at("packed");
+    fqt_opened a = fqt_open_at("packed");
     const int64_t n = 96 * (96 + 32 + 32 + 96) + 3 * 96 * 160, vectors = 96 * 2 + 96 + 32 + 32;
     const struct { fq_dtype served; int64_t size; } c[] = { { FQ_DTYPE_F32, 4 }, { FQ_DTYPE_BF16, 2 } };
     for (size_t i = 0; i < 2; i++) {
@@ -197,7 +109,7 @@ static void test_measure(void **state)
         if (s.slot_bytes < least || s.slot_bytes > least + 20 * 64) fail_msg("slot of %" PRIu64 " bytes, expected about %" PRIu64, s.slot_bytes, least);
         assert_int_equal(s.head_row_bytes, 96 * c[i].size);
     }
-    close_it(&a);
+    fqt_close(&a);
     free(packed);
 }
 
@@ -366,11 +278,11 @@ static const damage damages[] = {
     { FQT_CT, .order = FQT_ORDER_ANY, .kind = DROP, .part = "weight_g_idx", .rule = "packed-parts", .text = "found no weight_g_idx, expected one" },
     { FQT_CT, .kind = DROP, .part = "weight_packed", .rule = "weight-quantized", .text = "module " Q ": found weight_scale in F16, expected a dense weight without it, or codes" },
     { FQT_GPTQ_V1, .kind = ADD, .part = "weight", .dtype = "F32", .rule = "packed-and-plain", .text = Q ".qweight: packed-and-plain: found a plain weight of the same module too" },
-    { FQT_GPTQ_V1, .kind = ADD, .part = "weight_packed", .dtype = "I32", .rule = "packed-parts", .text = "found codes of compressed-tensors, expected qweight as config.json says" },
+    { FQT_GPTQ_V1, .kind = ADD, .part = "weight_packed", .dtype = "I32", .rule = "packed-parts", .text = "found codes of compressed-tensors (pack-quantized), expected qweight as config.json says" },
     { FQT_GPTQ_V1, .kind = DTYPE, .part = "qweight", .dtype = "F32", .rule = "packed-dtype", .text = Q ".qweight: packed-dtype: found F32, expected I32" },
     { FQT_GPTQ_V1, .kind = DTYPE, .part = "scales", .dtype = "I32", .rule = "packed-dtype", .text = "found I32, expected F16, BF16 or F32" },
     { FQT_GPTQ_V1, .order = FQT_ORDER_PLAIN, .kind = DTYPE, .part = "g_idx", .dtype = "F32", .rule = "packed-dtype", .text = "found F32, expected I32" },
-    { FQT_CT, .kind = DTYPE, .part = "weight_shape", .dtype = "F64", .rule = "packed-dtype", .text = "found F64, expected I64 or I32" },
+    { FQT_CT, .kind = DTYPE, .part = "weight_shape", .dtype = "F64", .rule = "packed-dtype", .text = "found F64, expected I32 or I64" },
     { FQT_GPTQ_V1, .kind = SHAPE, .part = "qweight", .at = 0, .value = 24, .rule = "packed-shape", .text = "found 24 in dimension 0, expected 12 (input channels, packed, x output channels)" },
     { FQT_GPTQ_V1, .kind = SHAPE, .part = "qweight", .at = 1, .value = 80, .rule = "packed-shape", .text = "found 80 in dimension 1, expected 160" },
     { FQT_GPTQ_V1, .kind = SHAPE, .part = "scales", .at = 0, .value = 6, .rule = "packed-group", .text = "found 6 in dimension 0, expected 3 (96 input channels in groups of 32)" },
@@ -384,9 +296,10 @@ static const damage damages[] = {
     { FQT_GPTQ_V1, .order = FQT_ORDER_ANY, .kind = WORD, .part = "g_idx", .at = 95, .value = 3, .rule = "packed-order", .text = Q ".g_idx: packed-order: found group 3 for input channel 95, expected 0 to 2" },
     { FQT_GPTQ_V2, .order = FQT_ORDER_PLAIN, .kind = WORD, .part = "g_idx", .at = 0, .value = -1, .rule = "packed-order", .text = "found group -1 for input channel 0" },
     { FQT_CT, .order = FQT_ORDER_ANY, .kind = WORD, .part = "weight_g_idx", .at = 17, .value = INT32_MAX, .rule = "packed-order", .text = "found group 2147483647 for input channel 17" },
-    { FQT_GPTQ_V1, .asym = true, .kind = WORD, .part = "qzeros", .at = 21, .value = 0x1f11, .rule = "packed-zero", .text = "group 1, output channel 10: found 15 as it is stored, expected less: readers of format gptq disagree about it" },
-    { FQT_GPTQ_V1, .kind = WORD, .part = "qzeros", .at = 0, .value = 0x77777778, .rule = "packed-zero", .text = "group 0, output channel 0: found 8 as it is stored, expected 7: config.json says symmetric, checkpoint_format gptq" },
-    { FQT_GPTQ_V2, .kind = WORD, .part = "qzeros", .at = 0, .value = 0x77777777, .rule = "packed-zero", .text = "found 7 as it is stored, expected 8: config.json says symmetric, checkpoint_format gptq_v2" },
+    { FQT_GPTQ_V1, .asym = true, .kind = WORD, .part = "qzeros", .at = 21, .value = 0x1f11, .rule = "packed-zero", .text = "group 1, output channel 10: found 15 as it is stored, expected less: checkpoint_format gptq makes it 16 of 0 to 15, so that it should say gptq_v2, or the zero point is 0 and readers of format gptq disagree" },
+    { FQT_GPTQ_V1, .kind = WORD, .part = "qzeros", .at = 0, .value = 0x77777778, .rule = "zero-version", .text = "group 0, output channel 0: found 8 as it is stored, which is what format gptq_v2 stores, expected 7: checkpoint_format says gptq and must say gptq_v2" },
+    { FQT_GPTQ_V1, .kind = WORD, .part = "qzeros", .at = 0, .value = 0x77777779, .rule = "packed-zero", .text = "group 0, output channel 0: found 9 as it is stored, expected 7: config.json says symmetric, checkpoint_format gptq" },
+    { FQT_GPTQ_V2, .kind = WORD, .part = "qzeros", .at = 0, .value = 0x77777777, .rule = "zero-version", .text = "found 7 as it is stored, which is what format gptq stores, expected 8: checkpoint_format says gptq_v2 and must say gptq" },
     { FQT_CT, .kind = WORD, .part = "weight_shape", .at = 2, .value = 97, .rule = "packed-shape", .text = "found 160 x 97, expected 160 x 96" },
     { FQT_GPTQ_V1, .kind = HALF, .part = "scales", .at = 161, .value = 0x7c00, .rule = "non-finite", .text = "group 1, output channel 1: found infinity, expected finite scales", .status = FQ_E_NUMERIC },
     { FQT_CT, .kind = HALF, .part = "weight_scale", .at = 5, .value = 0xfe00, .rule = "non-finite", .text = "group 2, output channel 1: found NaN", .status = FQ_E_NUMERIC },
@@ -427,7 +340,7 @@ static void apply(fqt_pair *p, const damage *d)
 }
 
 /* Both layers, by whoever reads them. */
-static fq_status run_through(opened *o, const char *served, fq_err *e)
+static fq_status run_through(fqt_opened *o, const char *served, fq_err *e)
 {
     const fqi_weights_options w = { .n_slot = 1, .served = served ? FQ_DTYPE_F16 : FQ_DTYPE_F32, .run = &plain };
     const fqi_layer_weights *l;
@@ -449,14 +362,14 @@ static void test_refused(void **state)
         fqt_write_quant_config(packed, &even, &q);
         fqt_write_shards(packed, p.packed.t, p.packed.n, 1, 1);
         fqt_pair_free(&p);
-        opened o = { .dir = strdup(packed) };
+        fqt_opened o = { .dir = strdup(packed) };
         fq_err err = { 0 };
         FQT_OK(fq_ckpt_open(o.dir, &plain, &o.c, e));
         FQT_OK(fqi_decoder_read(&o.c->config, file, &o.d, e));
         const fq_status s = run_through(&o, d->served, &err), want = !d->rule ? FQ_OK : d->status ? d->status : FQ_E_INPUT;
         if (s != want || strcmp(err.rule, d->rule ? d->rule : "") != 0 || (d->text && !strstr(err.text, d->text)))
             fail_msg("case %zu: found %d, %s: %s, expected %d, %s: %s", i, (int)s, err.rule, err.text, (int)want, d->rule ? d->rule : "", d->text ? d->text : "");
-        close_it(&o);
+        fqt_close(&o);
     }
     free(packed);
     free(file);
@@ -492,12 +405,12 @@ static void test_mixed(void **state)
         }
         fqt_write_shards(packed, a.packed.t, a.packed.n, 1, 4);
         fqt_write_shards(dense, a.dense.t, a.dense.n, 1, 4);
-        opened x = open_at("packed"), y = open_at("dense");
-        hold(&x, FQ_DTYPE_F32, 77);
-        hold(&y, FQ_DTYPE_F32, 77);
-        same_weights(format_name((fqt_format)f), &x, &y, 77);
-        close_it(&x);
-        close_it(&y);
+        fqt_opened x = fqt_open_at("packed"), y = fqt_open_at("dense");
+        fqt_hold(&x, FQ_DTYPE_F32, 77);
+        fqt_hold(&y, FQ_DTYPE_F32, 77);
+        fqt_same_weights(format_name((fqt_format)f), &x, &y, 77);
+        fqt_close(&x);
+        fqt_close(&y);
         fqt_pair_free(&a);
         fqt_pair_free(&b);
         free(packed);
@@ -516,7 +429,7 @@ static void test_ct_settings(void **state)
         { "\"group\", \"group_size\"", "\"tensor_group\", \"group_size\"", "strategy: found tensor_group, expected group or channel" },
         { "\"input_activations\": null", "\"input_activations\": { \"num_bits\": 8 }", "input_activations: found settings, expected null: weights only" },
         { "\"num_bits\": 4", "\"num_bits\": 5", "found 5 bits, expected 2, 3, 4 or 8" },
-        { "\"compressed-tensors\"", "\"awq\", \"bits\": 4, \"group_size\": 32", "found weights quantized with \"awq\", expected gptq, compressed-tensors (pack-quantized), or no quantization" },
+        { "\"compressed-tensors\"", "\"bitsandbytes\"", "found weights quantized with \"bitsandbytes\", expected gptq, awq (gemm), fp8, compressed-tensors (pack-quantized, float-quantized), or no quantization" },
     };
     const fqt_quant q = { .format = FQT_CT, .bits = 4, .group = 32 };
     char *packed = fqt_join(fqt_dir, "packed");

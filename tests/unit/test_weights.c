@@ -518,7 +518,7 @@ static void test_quantized(void **state)
     fqt_table_find(&k.t, "model.layers.0.self_attn.o_proj.weight")->dtype = "F8_E4M3";
     fqt_table_add(&k.t, "model.layers.0.self_attn.o_proj.weight_scale_inv", "F32", 2, (int64_t[]){ 1, 1 });
     write_known(&k, &m);
-    refused(k.path, FQ_E_INPUT, "weight-quantized", "module model.layers.0.self_attn.o_proj: found weight_scale_inv in F32, expected a dense weight without it, or codes");
+    refused(k.path, FQ_E_INPUT, "quantization-config", "tensor model.layers.0.self_attn.o_proj.weight: quantization-config: found a weight that has a scale, expected quantization_config in config.json");
     drop(&k);
     k = make("q", &m);   /* a dense model with scales of the KV cache */
     fqt_table_add(&k.t, "model.layers.0.self_attn.k_scale", "F32", 1, (int64_t[]){ 1 });
