@@ -490,7 +490,7 @@ def plan_full_disk(lab, rng, full):
         source = lab.variants[v].source
         need_bytes = sum(os.path.getsize(os.path.join(source, n)) for n in os.listdir(source)) * 12 // 10
         sizes = range(4096, need_bytes, 4096)
-        for size in sorted(set(rng.sample(sizes, min(len(sizes), 60))) | {4096, need_bytes}):
+        for size in sorted(set(rng.sample(sizes, min(len(sizes), 128))) | {4096, need_bytes}):
             yield lab.variants[v].prefix + "enospc", f"{v} file system of {size} bytes", (full_disk, (lab, v, size), {})
         fill = "cat /dev/zero > MNT/filler 2>/dev/null; true"
         for n in pick(rng, lab.count[v]["modify"], full):
