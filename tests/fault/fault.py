@@ -98,6 +98,15 @@ class Variant:
         self.prefix = "" if command == "pad" else command + "-"
 
 
+def forget_openmp(pid):
+    """LLVM's OpenMP runtime registers in a file named by process id. A process that is killed leaves it, perhaps empty, and the next one of
+    that number ends with SIGBUS in the runtime."""
+    try:
+        os.unlink(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}")
+    except OSError:
+        pass
+
+
 class Lab:
     """Paths, the reference outputs, and running fitq."""
 
@@ -168,6 +177,7 @@ class Lab:
             p.kill()
             p.communicate()
             raise Failed("hangs") from None
+        forget_openmp(p.pid)
         counts, hits = {}, 0
         if counter:
             with open(counter, "rb") as f:
