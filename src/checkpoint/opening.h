@@ -2,7 +2,7 @@
  *
  *     source.c     PATH -> which files, in which folder, with which index
  *     shards.c     each file -> tensors of the table; the table against the index
- *     soundness.c  the table against config.json
+ *     soundness.c  the table against config.json; quantized modules in soundness_quant.c
  *     catalogue.c  the order of the steps, what outlives them, and the public functions */
 #ifndef FITQ_CHECKPOINT_OPENING_H
 #define FITQ_CHECKPOINT_OPENING_H
@@ -50,5 +50,7 @@ void fqi_tables_free(fqi_ckpt_tables *t);
 
 /* Reads config.json, finds the naming, fills bound and what depends on them. */
 fq_status fqi_soundness_check(fqi_opening *o, fq_err *e);
+/* A step of it: findings about quantized modules. */
+fq_status fqi_soundness_quantized(fqi_opening *o, fq_err *e);
 
 #endif

@@ -287,84 +287,6 @@ static void check_head(checking *k)
              "found an output head, expected none: tie_word_embeddings is true, so engines use the embeddings (this head is kept and fitted like them)");
 }
 
-/* ---- quantized modules ---------------------------------------------------------------------------------------------------- */
-
-static const fqi_tensor *sibling(const fq_ckpt *c, const char *name, size_t n_module, const char *suffix)
-{
-    char other[1024];
-    size_t n = strlen(suffix);
-    if (n_module + n >= sizeof other) return NULL;
-    memcpy(other, name, n_module);
-    memcpy(other + n_module, suffix, n + 1);
-    size_t i = fqi_ckpt_find(c, other);
-    return i == SIZE_MAX ? NULL : &c->tensor[i];
-}
-
-static void say_shape(checking *k, const fqi_tensor *t, int d, int64_t want, const char *why)
-{
-    if (t->rank <= d) {
-        FQI_FIND(k->o->find, FQ_WARNING, FQI_TENSOR(shard_path(k->c, t), t->name), "packed-shape", "found %d dimensions, expected more", t->rank);
-    } else if (t->shape[d] != want) {
-        FQI_FIND(k->o->find, FQ_WARNING, FQI_TENSOR(shard_path(k->c, t), t->name), "packed-shape", "found %" PRId64 " in dimension %d, expected %" PRId64 " (%s)",
-                 t->shape[d], d, want, why);
-    }
-}
-
-/* GPTQ: qweight [K bits/32, N], scales [G, N], qzeros [G, N bits/32], g_idx [K]. AWQ: qweight [K, N bits/32]. */
-static void check_gptq(checking *k, const fqi_tensor *codes, const fqi_packed *p)
-{
-    const fq_ckpt *c = k->c;
-    const fqi_tensor *scales = sibling(c, codes->name, p->n_module, ".scales"), *zeros = sibling(c, codes->name, p->n_module, ".qzeros");
-    if (!scales) {
-        FQI_FIND(k->o->find, FQ_WARNING, FQI_TENSOR(shard_path(c, codes), codes->name), "packed-parts", "found no scales of the same module, expected them");
-        return;
-    }
-    if (codes->rank != 2 || scales->rank != 2) {
-        say_shape(k, codes, 1, codes->rank > 1 ? codes->shape[1] : 0, "codes are a matrix");
-        say_shape(k, scales, 1, scales->rank > 1 ? scales->shape[1] : 0, "scales are a matrix");
-        return;
-    }
-    int64_t n = scales->shape[1], bits = c->config.model.quant_bits > 0 ? c->config.model.quant_bits : 4;
-    bool awq = c->has_config && c->config.model.quant == FQ_QUANT_AWQ;
-    int64_t words;
-    if (__builtin_mul_overflow(n, bits, &words)) return;
-    words = words / 32 + (words % 32 != 0);
-    say_shape(k, codes, 1, awq ? words : n, "columns of scales");
-    if (zeros) {
-        say_shape(k, zeros, 0, scales->shape[0], "groups of scales");
-        say_shape(k, zeros, 1, words, "columns of scales, packed");
-    }
-}
-
-/* compressed-tensors: weight_packed [N, K bits/32], weight_scale [N, G]. */
-static void check_ct(checking *k, const fqi_tensor *codes, const fqi_packed *p)
-{
-    const fqi_tensor *scale = sibling(k->c, codes->name, p->n_module, ".weight_scale");
-    if (!scale)
-        FQI_FIND(k->o->find, FQ_WARNING, FQI_TENSOR(shard_path(k->c, codes), codes->name), "packed-parts", "found no weight_scale of the same module, expected it");
-    else if (codes->rank > 0)
-        say_shape(k, scale, 0, codes->shape[0], "rows of weight_packed");
-}
-
-static void check_packed(checking *k)
-{
-    const fq_ckpt *c = k->c;
-    fqi_packed p;
-    const fqi_tensor *first = NULL;
-    for (size_t i = 0; i < c->n_tensor; i++) {
-        const fqi_tensor *t = &c->tensor[i];
-        if (!fqi_packed_split(t->name, &p) || p.part != FQI_PART_CODES) continue;
-        if (!first) first = t;
-        if (sibling(c, t->name, p.n_module, ".weight"))
-            FQI_FIND(k->o->find, FQ_ERROR, FQI_TENSOR(shard_path(c, t), t->name), "packed-and-plain", "found a plain weight of the same module too, expected one of them");
-        if (strcmp(p.suffix, ".qweight") == 0) check_gptq(k, t, &p);
-        else check_ct(k, t, &p);
-    }
-    if (first && c->has_config && c->config.model.quant == FQ_QUANT_NONE)
-        FQI_FIND(k->o->find, FQ_ERROR, FQI_TENSOR(shard_path(c, first), first->name), "quantization-config",
-                 "found packed weights, expected quantization_config in config.json: without it no reader knows their bits");
-}
-
 /* ---- facts ------------------------------------------------------------------------------------------------------------------ */
 
 static bool is_float(fq_dtype d)
@@ -488,7 +410,7 @@ fq_status fqi_soundness_check(fqi_opening *o, fq_err *e)
         lend_rows(&k, false);
         check_shapes(&k);
     }
-    check_packed(&k);
+    FQI_TRY(fqi_soundness_quantized(o, e));
     count_all(&k);
     return fill_info(&k, e);
 }

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A quantized form of a dense checkpoint, for tests of what reads one: Python standard library only, and nothing of fitq's.
 
-    pack_quantized.py IN_DIR OUT_DIR [gptq | gptq_v2 | ct] [BITS] [GROUP]
+    pack_quantized.py IN_DIR OUT_DIR [gptq | gptq_v2 | desc_act | ct | awq | fp8 | fp8_tensor | ct_fp8] [BITS] [GROUP]
 
 Every linear layer of the decoder (..._proj.weight) is rounded to the nearest of 2^BITS steps (4) between the least and the largest weight of
-each GROUP (32) of input channels, symmetric. OUT_DIR must not exist. Not a quantizer that anybody should use: scales are not searched for.
+each GROUP (32) of input channels, symmetric. desc_act: gptq whose groups are channels GROUP apart. fp8: the nearest E4M3 number, with a scale for each
+block of GROUP x GROUP, each tensor, or (ct_fp8) each output channel; BITS is not asked. OUT_DIR must not exist. Not a quantizer that anybody should use: scales are not searched for.
 """
 import json
 import os
@@ -24,19 +25,18 @@ def words_of(fields, bits):
     return struct.unpack(f'<{n}I', stream.to_bytes(4 * n, 'little'))
 
 
-def round_rows(values, rows, cols, bits, group):
+def round_rows(values, rows, cols, bits, group_of):
     """-> codes[row], scales[row]: one scale for each group; scales are numbers of F16"""
-    middle = 1 << (bits - 1)
+    middle, n_group = 1 << (bits - 1), max(group_of) + 1
     codes, scales = [], []
     for r in range(rows):
-        code, scale = [], []
-        for g in range(0, cols, group):
-            w = values[r * cols + g:r * cols + g + group]
-            s, = struct.unpack('<e', struct.pack('<e', max(max(map(abs, w)) / (middle - 0.5), 2.0 ** -14)))
-            scale.append(s)
-            code += [min(max(round(x / s) + middle, 0), 2 * middle - 1) for x in w]
-        codes.append(code)
-        scales.append(scale)
+        row = values[r * cols:(r + 1) * cols]
+        most = [0.0] * n_group
+        for x, g in zip(row, group_of):
+            most[g] = max(most[g], abs(x))
+        scale = struct.unpack(f'<{n_group}e', struct.pack(f'<{n_group}e', *(max(m / (middle - 0.5), 2.0 ** -14) for m in most)))
+        codes.append([min(max(round(x / scale[g]) + middle, 0), 2 * middle - 1) for x, g in zip(row, group_of)])
+        scales.append(list(scale))
     return codes, scales
 
 
@@ -44,7 +44,48 @@ def transposed(rows):
     return [x for column in zip(*rows) for x in column]
 
 
-def parts(module, codes, scales, bits, form):
+def e4m3_of(x):
+    """The byte of the nearest E4M3 number."""
+    a = min(abs(x), 448.0)
+    low, high = 0, 126
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if unpack_quantized.E4M3[middle] <= a else (low, middle)
+    byte = low if a - unpack_quantized.E4M3[low] <= unpack_quantized.E4M3[high] - a else high
+    return byte | (128 if x < 0 else 0)
+
+
+def fp8_parts(module, values, rows, cols, form, group):
+    """(name, (dtype, shape, bytes)) of a module"""
+    height, width = {'fp8': (group, group), 'fp8_tensor': (rows, cols), 'ct_fp8': (1, cols)}[form]
+    down, across = -(-rows // height), -(-cols // width)
+    most = [1e-6] * (down * across)
+    for i, x in enumerate(values):
+        block = i // cols // height * across + i % cols // width
+        most[block] = max(most[block], abs(x))
+    scale = struct.unpack(f'<{len(most)}f', struct.pack(f'<{len(most)}f', *(m / 448 for m in most)))
+    codes = bytes(e4m3_of(x / scale[i // cols // height * across + i % cols // width]) for i, x in enumerate(values))
+    yield f'{module}.weight', ('F8_E4M3', (rows, cols), codes)
+    name = 'weight_scale_inv' if form == 'fp8' else 'weight_scale'
+    shape = (1,) if form == 'fp8_tensor' else (down, across)
+    yield f'{module}.{name}', ('F32', shape, struct.pack(f'<{len(scale)}f', *scale))
+
+
+def awq_words(row):
+    return [sum(row[8 * c + column] << 4 * i for i, column in enumerate(unpack_quantized.AWQ_ORDER)) for c in range(len(row) // 8)]
+
+
+def awq_parts(module, codes, scales):
+    n, k, n_group = len(codes), len(codes[0]), len(scales[0])
+    words = [w for column in zip(*codes) for w in awq_words(column)]
+    yield f'{module}.qweight', ('I32', (k, n // 8), struct.pack(f'<{len(words)}I', *words))
+    zeros = awq_words([8] * n) * n_group
+    yield f'{module}.qzeros', ('I32', (n_group, n // 8), struct.pack(f'<{len(zeros)}I', *zeros))
+    number = transposed(scales)
+    yield f'{module}.scales', ('F16', (n_group, n), struct.pack(f'<{len(number)}e', *number))
+
+
+def parts(module, codes, scales, bits, form, group_of):
     """(name, (dtype, shape, bytes)) of a module"""
     n, k, n_group, middle = len(codes), len(codes[0]), len(scales[0]), 1 << (bits - 1)
     packed = [words_of(c, bits) for c in codes]
@@ -57,11 +98,11 @@ def parts(module, codes, scales, bits, form):
         yield tensor('weight_scale', 'F16', (n, n_group), 'e', [s for row in scales for s in row])
         yield tensor('weight_shape', 'I64', (2,), 'q', [n, k])
         return
-    zeros = words_of([middle - (form == 'gptq')] * n, bits)
+    zeros = words_of([middle - (form != 'gptq_v2')] * n, bits)
     yield tensor('qweight', 'I32', (len(packed[0]), n), 'I', transposed(packed))
     yield tensor('scales', 'F16', (n_group, n), 'e', transposed(scales))
     yield tensor('qzeros', 'I32', (n_group, len(zeros)), 'I', list(zeros) * n_group)
-    yield tensor('g_idx', 'I32', (k,), 'i', [i // (k // n_group) for i in range(k)])
+    yield tensor('g_idx', 'I32', (k,), 'i', group_of)
 
 
 def settings(bits, group, form):
@@ -69,7 +110,18 @@ def settings(bits, group, form):
         weights = {'num_bits': bits, 'type': 'int', 'symmetric': True, 'strategy': 'group', 'group_size': group}
         return {'quant_method': 'compressed-tensors', 'format': 'pack-quantized', 'ignore': ['lm_head'],
                 'config_groups': {'group_0': {'targets': ['Linear'], 'weights': weights}}}
-    return {'quant_method': 'gptq', 'bits': bits, 'group_size': group, 'sym': True, 'desc_act': False, 'checkpoint_format': form}
+    if form == 'awq':
+        return {'quant_method': 'awq', 'bits': 4, 'group_size': group, 'zero_point': True, 'version': 'gemm', 'modules_to_not_convert': None}
+    if form in ('fp8', 'fp8_tensor'):
+        block = {'weight_block_size': [group, group]} if form == 'fp8' else {}
+        return {'quant_method': 'fp8', 'fmt': 'e4m3', 'activation_scheme': 'dynamic', **block}
+    if form == 'ct_fp8':
+        weights = {'num_bits': 8, 'type': 'float', 'symmetric': True, 'strategy': 'channel'}
+        inputs = {'num_bits': 8, 'type': 'float', 'strategy': 'token', 'dynamic': True}
+        return {'quant_method': 'compressed-tensors', 'format': 'float-quantized', 'ignore': ['lm_head'],
+                'config_groups': {'group_0': {'targets': ['Linear'], 'weights': weights, 'input_activations': inputs}}}
+    return {'quant_method': 'gptq', 'bits': bits, 'group_size': group, 'sym': True, 'desc_act': form == 'desc_act',
+            'checkpoint_format': 'gptq' if form == 'desc_act' else form}
 
 
 def main(args):
@@ -84,8 +136,13 @@ def main(args):
     out = {}
     for name, t in st_reader.read_folder(source).items():
         if name.endswith('_proj.weight') and len(t.shape) == 2:
-            codes, scales = round_rows(unpack_quantized.floats(t), *t.shape, bits, group)
-            out.update(parts(name[:-len('.weight')], codes, scales, bits, form))
+            module, values, cols = name[:-len('.weight')], unpack_quantized.floats(t), t.shape[1]
+            if 'fp8' in form:
+                out.update(fp8_parts(module, values, *t.shape, form, group))
+                continue
+            group_of = [i % (cols // group) if form == 'desc_act' else i // group for i in range(cols)]
+            codes, scales = round_rows(values, *t.shape, bits, group_of)
+            out.update(awq_parts(module, codes, scales) if form == 'awq' else parts(module, codes, scales, bits, form, group_of))
         else:
             out[name] = (t.dtype, t.shape, t.data)
     config['quantization_config'] = settings(bits, group, form)

@@ -473,7 +473,7 @@ static void to_gptq(fqt_table *t)
     }
 }
 
-#define GPTQ_CONFIG "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 4, \"sym\": true, \"desc_act\": false}"
+#define GPTQ_CONFIG "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 4, \"sym\": true, \"desc_act\": false, \"modules_in_block_to_quantize\": [[\"mlp.gate_proj\", \"mlp.up_proj\", \"mlp.down_proj\"]]}"
 
 static void gptq_is_sound(void **state)
 {
@@ -500,6 +500,7 @@ static void gptq_is_sound(void **state)
     fqt_table_find(&t, UP ".qweight")->shape[1]--;
     fqt_write_shards(fqt_dir, t.t, t.n, 2, 1);
     expect_finding(fqt_dir, FQ_WARNING, "packed-shape", "found 63 in dimension 1, expected 64");
+    fqt_table_find(&t, UP ".qweight")->shape[1]++;
     fqt_table_remove(&t, UP ".scales");
     fqt_write_shards(fqt_dir, t.t, t.n, 2, 1);
     expect_finding(fqt_dir, FQ_WARNING, "packed-parts", "found no scales");
