@@ -55,7 +55,7 @@ static void model_text(const fq_model *m)
     if (m->quant == FQ_QUANT_NONE) {
         line("quantization", "none");
     } else {
-        snprintf(text, sizeof text, "%s, %d bits, groups of %d%s", m->quant_name, m->quant_bits, m->quant_group_size,
+        snprintf(text, sizeof text, "%s%s%s%s", m->quant_name, m->quant_bits > 0 ? "," : "", out_quant(m).s,
                  m->quant_desc_act ? ", activation order" : "");
         line("quantization", text);
     }

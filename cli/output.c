@@ -114,6 +114,17 @@ out_text out_bytes(uint64_t n)
     return t;
 }
 
+out_text out_quant(const fq_model *m)
+{
+    out_text t = { "" };
+    const bool fp8 = m->quant == FQ_QUANT_FP8;
+    if (m->quant_bits <= 0) return t;
+    int n = snprintf(t.s, sizeof t.s, " %d bits", m->quant_bits);
+    if (m->quant_group_size > 0) snprintf(t.s + n, sizeof t.s - (size_t)n, fp8 ? " in blocks %d wide" : " in groups of %d", m->quant_group_size);
+    else if (m->quant_group_size < 0) snprintf(t.s + n, sizeof t.s - (size_t)n, fp8 ? ", no blocks" : ", one group per row");
+    return t;
+}
+
 out_text out_count(uint64_t n)
 {
     static const char *const unit[] = { "", " K", " M", " B", " T" };

@@ -29,6 +29,7 @@ int out_error(const fq_err *e);
 
 typedef struct out_text { char s[48]; } out_text;
 out_text out_bytes(uint64_t n);         /* "67.7 GiB" */
+out_text out_quant(const fq_model *m);   /* " 4 bits in groups of 128", " 8 bits in blocks 128 wide": what follows quant_name; "" if not known */
 out_text out_count(uint64_t n);         /* "72.7 B" (short scale), exact below 10,000 */
 out_text out_grouped(uint64_t n);       /* "72,706,203,648" */
 out_text out_percent(double p);         /* "+0.43 %", "0" */

@@ -65,8 +65,7 @@ static void model_line(const plan_view *v)
     used += (size_t)snprintf(text + used, sizeof text - used, ", heads %" PRId64 "/%" PRId64 " of %" PRId64 ", vocabulary %" PRId64,
                              m->num_attention_heads, m->num_key_value_heads, m->head_dim, m->vocab_size);
     if (m->quant != FQ_QUANT_NONE)
-        snprintf(text + used, sizeof text - used, ", %s %d bits in groups of %d", m->quant_name, m->quant_bits,
-                 m->quant_group_size);
+        snprintf(text + used, sizeof text - used, ", %s%s", m->quant_name, out_quant(m).s);
     printf("%s", out_on(OUT_BOLD));
     out_escaped(stdout, m->architecture[0] ? m->architecture : m->model_type);
     printf("%s  ", out_off(OUT_BOLD));

@@ -132,7 +132,7 @@ typedef struct fq_model {
     int64_t max_position_embeddings;  /* 0 if absent */
     bool vision_tower;        /* vision_config or audio_config: weights beside the text model, which no length or price here counts */
     char torch_dtype[16];     /* "bfloat16"; "" if absent */
-    fq_quant_method quant;
+    fq_quant_method quant;    /* FP8: also of compressed-tensors with 8-bit floats; quant_name tells them apart */
     char quant_name[48];      /* config's quant_method, as written */
     int quant_bits, quant_group_size;  /* group_size -1 = one group per row; FP8: the block width */
     bool quant_sym, quant_desc_act;

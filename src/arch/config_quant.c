@@ -108,6 +108,9 @@ static fq_status read_ct_weights(const fqi_reader *r, const json_t *w, fq_err *e
     fq_model *m = r->m;
     const char *strategy;
     FQI_TRY(get_small(r, w, "num_bits", 1, 16, &m->quant_bits, e));
+    const char *type;
+    FQI_TRY(fqi_json_get_str(w, "type", "int", r->file, &type, e));
+    if (strcmp(type, "float") == 0 && m->quant_bits == 8) m->quant = FQ_QUANT_FP8;
     FQI_TRY(fqi_json_get_bool(w, "symmetric", true, r->file, &m->quant_sym, e));
     FQI_TRY(fqi_json_get_str(w, "strategy", not_null(w, "group_size") ? "group" : "channel", r->file, &strategy, e));
     const json_t *order = not_null(w, "actorder");

@@ -133,7 +133,8 @@ static fq_status make(fqi_quant_rules *r, const fqi_config *c, fq_err *e)
     (void)pcre2_set_depth_limit(r->context, MATCH_LIMIT);
     switch (c->model.quant) {
     case FQ_QUANT_GPTQ: return make_gptq(r, q, e);
-    case FQ_QUANT_AWQ: case FQ_QUANT_FP8: return make_skipped(r, q, e);
+    case FQ_QUANT_AWQ: return make_skipped(r, q, e);
+    case FQ_QUANT_FP8: return not_null(q, "config_groups") ? make_ct(r, q, e) : make_skipped(r, q, e);
     case FQ_QUANT_COMPRESSED_TENSORS: return make_ct(r, q, e);
     case FQ_QUANT_NONE: case FQ_QUANT_OTHER: break;
     }

@@ -45,6 +45,8 @@ static fq_status refuse(const fq_ckpt *c, const char *key, const json_t *found, 
 
 static bool is_text(const json_t *v, const char *text) { return json_is_string(v) && strcmp(json_string_value(v), text) == 0; }
 
+static bool is_ct(const json_t *q) { return not_null(q, "config_groups") != NULL; }
+
 static fq_status read_gptq(const fq_ckpt *c, const json_t *q, scheme *s, fq_err *e)
 {
     static const char *const key[] = { "checkpoint_format", "format" };
@@ -177,7 +179,7 @@ fq_status fqi_quant_scheme_read(const fq_ckpt *c, scheme *s, fq_err *e)
     switch (m->quant) {
     case FQ_QUANT_GPTQ: FQI_TRY(read_gptq(c, q, s, e)); break;
     case FQ_QUANT_AWQ: FQI_TRY(read_awq(c, q, s, e)); break;
-    case FQ_QUANT_FP8: FQI_TRY(read_fp8(c, q, s, e)); break;
+    case FQ_QUANT_FP8: FQI_TRY(is_ct(q) ? read_ct(c, q, s, e) : read_fp8(c, q, s, e)); break;
     case FQ_QUANT_COMPRESSED_TENSORS: FQI_TRY(read_ct(c, q, s, e)); break;
     case FQ_QUANT_NONE: case FQ_QUANT_OTHER:
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "quantized", "found weights quantized with \"%s\", " SAYS, fqi_escape(shown, m->quant_name));

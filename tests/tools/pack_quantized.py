@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """A quantized form of a dense checkpoint, for tests of what reads one: Python standard library only, and nothing of fitq's.
 
-    pack_quantized.py IN_DIR OUT_DIR [gptq | gptq_v2 | desc_act | ct | awq | fp8 | fp8_tensor | ct_fp8] [BITS] [GROUP]
+    pack_quantized.py IN_DIR OUT_DIR [gptq | gptq_v2 | desc_act | ct | awq | fp8 | fp8_tensor | ct_fp8] [BITS] [GROUP] [PART]
 
 Every linear layer of the decoder (..._proj.weight) is rounded to the nearest of 2^BITS steps (4) between the least and the largest weight of
 each GROUP (32) of input channels, symmetric. desc_act: gptq whose groups are channels GROUP apart. fp8: the nearest E4M3 number, with a scale for each
-block of GROUP x GROUP, each tensor, or (ct_fp8) each output channel; BITS is not asked. OUT_DIR must not exist. Not a quantizer that anybody should use: scales are not searched for.
+block of GROUP x GROUP, each tensor, or (ct_fp8) each output channel; BITS is not asked. PART: only layers that have it in their name. OUT_DIR must not exist. Not a quantizer that anybody should use: scales are not searched for.
 """
 import json
 import os
@@ -125,17 +125,17 @@ def settings(bits, group, form):
 
 
 def main(args):
-    if not 2 <= len(args) <= 5:
+    if not 2 <= len(args) <= 6:
         print(__doc__)
         return 2
     source, target = args[:2]
-    form, bits, group = (args[2:] + ['gptq', '4', '32'][len(args) - 2:])
+    form, bits, group, only = args[2:] + ['gptq', '4', '32', ''][len(args) - 2:]
     bits, group = int(bits), int(group)
     with open(os.path.join(source, 'config.json'), encoding='utf-8') as f:
         config = json.load(f)
     out = {}
     for name, t in st_reader.read_folder(source).items():
-        if name.endswith('_proj.weight') and len(t.shape) == 2:
+        if name.endswith('_proj.weight') and len(t.shape) == 2 and only in name:
             module, values, cols = name[:-len('.weight')], unpack_quantized.floats(t), t.shape[1]
             if 'fp8' in form:
                 out.update(fp8_parts(module, values, *t.shape, form, group))

@@ -108,6 +108,7 @@ static void test_tellings(void **state)
         }
         FQT_OK(fq_ckpt_open(packed, NULL, &c, e));
         FQT_OK(fq_ckpt_check(c, e));
+        if (fqt_is_fp8(q.format)) assert_int_equal(fq_ckpt_get_info(c)->model.quant, FQ_QUANT_FP8);   /* the planner's formats follow from it */
         for (size_t k = 0; k < fq_ckpt_n_finding(c); k++) {
             const fq_finding *f = fq_ckpt_get_finding(c, k);
             n_warning += f->severity == FQ_WARNING;
