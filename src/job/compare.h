@@ -14,6 +14,8 @@ typedef struct fqi_compare_item {
     const fqi_tensor *a;                /* NULL: every element of b must be zero */
     const fqi_tensor *b;                /* shapes agree with a and the maps, dtypes are the same: the caller's check */
     const fqi_map *map[FQ_MAX_RANK];    /* NULL entries: identity */
+    unsigned char fill[4];              /* what must stand where the maps leave b empty: elements of 1, 2 or 4 bytes */
+    bool computed;                      /* b must be what `make` says, not elements of a */
     /* found, in elements; of a type below one byte, all that share a byte are right or wrong together */
     uint64_t n_same, n_zero, n_wrong;
 } fqi_compare_item;
@@ -21,6 +23,9 @@ typedef struct fqi_compare_item {
 typedef struct fqi_compare {
     const fq_ckpt *ckpt_a, *ckpt_b;
     fqi_compare_item *item; size_t n_item;   /* any order; compared in this order */
+    /* Bytes [off, off + n) that a computed item's b must have; from the reading thread, front to back. */
+    fq_status (*make)(void *user, const fqi_compare_item *item, uint64_t off, unsigned char *out, size_t n, fq_err *e);
+    void *user;
     const fq_run *run;                       /* not NULL */
     bool differs;                            /* found: some n_wrong > 0... */
     fq_err first;                            /* ...and the first difference as an error line */

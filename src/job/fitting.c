@@ -37,7 +37,7 @@ static fq_status check_source(const asking *j, fq_err *e)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "config-missing", "found no config.json beside the weights, expected one");
     if (!j->f->ckpt->config.family || !j->f->ckpt->has_naming || !j->f->ckpt->bound)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "unknown-family", "found model_type \"%s\", expected one of the families that `fitq pad --help` lists", i->model.model_type);
-    if (i->model.quant != FQ_QUANT_NONE)
+    if (i->model.quant != FQ_QUANT_NONE && j->mode == FQI_FITTING_QUANTIZE)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "already-quantized", "found quantization_config with quant_method \"%s\", expected bf16, fp16 or fp32 weights", i->model.quant_name);
     if (i->fitted)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "already-fitted", "found fitq.json, expected an unfitted checkpoint: `fitq unpad` gives the original back");
@@ -62,9 +62,10 @@ static fq_status plan_fit(asking *j, fq_err *e)
 {
     static const char *const gptq[] = { "gptq-marlin" };
     const fq_pad_options *o = j->o;
+    const bool quantized = j->f->ckpt->info.model.quant != FQ_QUANT_NONE;   /* the planner knows its format */
     fq_plan_request r = {
         .tp = o->tp, .n_tp = o->n_tp, .engine = o->engine, .n_engine = o->n_engine,
-        .format = o->n_format > 0 ? o->format : gptq, .n_format = o->n_format > 0 ? o->n_format : 1,
+        .format = o->n_format > 0 || quantized ? o->format : gptq, .n_format = o->n_format > 0 || quantized ? o->n_format : 1,
         .group_size = o->group_size, .context = o->context,
     };
     fq_plan *p = NULL;
@@ -101,6 +102,9 @@ static fq_status choose_fit(asking *j, fq_err *e)
         return fqi_fail(e, FQ_E_USAGE, FQI_FILE(o->source), "vocab", "found vocab_size %lld, expected %lld for these GPU counts; --vocab allows it (the added logits are exactly 0)", (long long)m->vocab_size, (long long)j->f->fit.vocab_size_pad);
     fqi_model_fitted(m, &j->f->fit, &j->f->fitted);
     j->f->layout = (fqi_layout){ .kind = o->layout, .group = o->group_size > 0 ? o->group_size : DEFAULT_GROUP };
+    fqi_quant_scheme scheme;
+    FQI_TRY(fqi_quant_scheme_read(j->f->ckpt, &scheme, e));
+    fqi_parts_units(&scheme, &j->f->layout.unit, &j->f->layout.grain);
     return common_multiple(o, &j->f->layout.ranks, e);
 }
 
@@ -226,13 +230,15 @@ fq_status fqi_fitting_make(const fq_pad_options *o, fqi_fitting_mode mode, const
     FQI_TRY(choose_architecture(&j, e));
     FQI_TRY(check_change(&j, e));
     FQI_TRY(check_head_dim(&j, e));
-    return fqi_maps_create(&out->ckpt->info.model, &out->fit, &out->layout, &out->maps, e);
+    FQI_TRY(fqi_maps_create(&out->ckpt->info.model, &out->fit, &out->layout, &out->maps, e));
+    return fqi_parts_create(out->ckpt, &out->maps, NULL, &out->parts, e);
 }
 
 void fqi_fitting_free(fqi_fitting *f)
 {
     for (size_t i = 0; i < f->n_zeros && f->zeros; i++) free(f->zeros[i]);
     free(f->zeros);
+    fqi_parts_free(&f->parts);
     fqi_maps_free(&f->maps);
     fq_ckpt_close(f->ckpt);
     *f = (fqi_fitting){ 0 };

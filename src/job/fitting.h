@@ -13,6 +13,7 @@ typedef struct fqi_fitting {
     fq_model fitted;
     fqi_layout layout;
     fqi_maps maps;
+    fqi_parts parts;             /* of weights that are quantized already */
     fqi_naming to;
     bool as_llama;
     char **zeros; size_t n_zeros; const fqi_tensor *zeros_like;   /* biases that another architecture needs; see outplan.h */
@@ -20,8 +21,8 @@ typedef struct fqi_fitting {
 } fqi_fitting;
 
 typedef enum fqi_fitting_mode {
-    FQI_FITTING_PAD,             /* "nothing-to-pad" is an error; formats NULL = gptq-marlin */
-    FQI_FITTING_QUANTIZE         /* nothing to pad is fine; the formats of the plan are those of the result, and with tp given each of these must
+    FQI_FITTING_PAD,             /* "nothing-to-pad" is an error; formats NULL = the checkpoint's own, gptq-marlin if it is dense */
+    FQI_FITTING_QUANTIZE         /* weights are dense; nothing to pad is fine; the formats of the plan are those of the result, and with tp given each of these must
                                     run (or be padded) in it */
 } fqi_fitting_mode;
 

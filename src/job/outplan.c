@@ -92,6 +92,16 @@ static void place(const fqi_bound *b, fqi_out_tensor *t)
     t->at_end = b->row && (strcmp(b->row->role, "norm") == 0 || strcmp(b->row->role, "lm_head") == 0);
 }
 
+/* A part of a quantized module has maps of its own. */
+static bool take_part(const fqi_part_plan *part, fqi_out_tensor *t)
+{
+    bool changed = t->computed = part->computed;
+    for (int d = 0; d < FQ_MAX_RANK; d++) t->map[d] = d < 2 ? part->map[d] : NULL;
+    for (int d = 0; d < 2; d++) changed = changed || part->map[d];
+    memcpy(t->fill, part->fill, sizeof t->fill);
+    return changed;
+}
+
 static fq_status plan_tensor(const fqi_outplan_request *r, size_t i, const fqi_made *const *made, fqi_outplan *p, fq_err *e)
 {
     const fqi_tensor *src = &r->ckpt->tensor[i];
@@ -113,12 +123,13 @@ static fq_status plan_tensor(const fqi_outplan_request *r, size_t i, const fqi_m
         return FQ_OK;
     }
     if (!(t->name = fqi_arena_strdup(&p->arena, name))) return fqi_fail_nomem(e, "tensor table");
-    t->changed = fqi_maps_of_row(r->maps, b->row, t->map);
+    const fqi_part_plan *part = r->parts && r->parts->of && r->parts->of[i].module != FQI_NO_PART ? &r->parts->of[i] : NULL;
+    t->changed = part ? take_part(part, t) : fqi_maps_of_row(r->maps, b->row, t->map);
     for (int d = 0; d < t->rank; d++) {
         const fqi_map *m = t->map[d];
         if (m && m->n_old != src->shape[d])
             return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(file, fqi_escape(shown, src->name)), "tensor-shape", "found %lld in dimension %d, expected %lld (%s)",
-                            (long long)src->shape[d], d, (long long)m->n_old, fqi_axis_name((fqi_axis)b->row->dim[d].axis));
+                            (long long)src->shape[d], d, (long long)m->n_old, b->row ? fqi_axis_name((fqi_axis)b->row->dim[d].axis) : "a part of a quantized module");
         t->shape_pad[d] = m ? m->n_new : src->shape[d];
     }
     if (t->changed && fq_dtype_bits((fq_dtype)t->dtype) % 8 != 0)
@@ -352,6 +363,7 @@ uint64_t fqi_outplan_hash(const fqi_outplan *p)
         XXH3_64bits_update(&st, t->name, strlen(t->name) + 1);
         XXH3_64bits_update(&st, place, sizeof place);
         XXH3_64bits_update(&st, t->shape_pad, t->rank * sizeof t->shape_pad[0]);
+        if (t->changed) XXH3_64bits_update(&st, t->fill, sizeof t->fill);
         for (int d = 0; d < t->rank; d++)
             if (t->map[d]) XXH3_64bits_update(&st, t->map[d]->run, t->map[d]->n_run * sizeof(fqi_run));
     }

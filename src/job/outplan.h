@@ -8,6 +8,7 @@
 
 #include "checkpoint/catalogue.h"
 #include "job/mapping.h"
+#include "job/parts.h"
 #include "job/provenance.h"
 
 /* A tensor that a job computes instead of copying it: stands in for `instead_of` (several may: codes, scales, ...). */
@@ -33,6 +34,8 @@ typedef struct fqi_out_tensor {
     uint32_t shard;
     uint8_t dtype, rank;
     bool changed;
+    bool computed;                    /* has a source, and is computed from it instead of moved (fqi_parts_make) */
+    unsigned char fill[4];            /* what stands where the maps leave it empty; see gather.h */
     bool at_end;                      /* behind the layers: final norm, output head */
 } fqi_out_tensor;
 
@@ -54,6 +57,7 @@ typedef struct fqi_outplan {
 typedef struct fqi_outplan_request {
     const fq_ckpt *ckpt;
     const fqi_maps *maps;
+    const fqi_parts *parts;                   /* of a quantized checkpoint; NULL: it is not */
     const fqi_naming *from, *to;
     const char *const *skip; size_t n_skip;   /* stored names to leave out (name order) */
     const char *const *zeros; size_t n_zeros; /* names of tensors of zeros to add, shaped like zeros_like */

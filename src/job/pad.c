@@ -27,7 +27,7 @@ static fq_status prepare(pad_job *j, fq_err *e)
 {
     FQI_TRY(fqi_fitting_make(j->o, FQI_FITTING_PAD, j->run, &j->f, e));
     fqi_outplan_request r = {
-        .ckpt = j->f.ckpt, .maps = &j->f.maps, .from = &j->f.ckpt->naming, .to = &j->f.to,
+        .ckpt = j->f.ckpt, .maps = &j->f.maps, .parts = &j->f.parts, .from = &j->f.ckpt->naming, .to = &j->f.to,
         .zeros = (const char *const *)j->f.zeros, .n_zeros = j->f.n_zeros, .zeros_like = j->f.zeros_like,
         .shard_bytes = fqi_shard_bytes(j->o->shard_bytes),
     };
@@ -104,7 +104,7 @@ static fq_status run_job(pad_job *j, fq_pad_report *out, fq_err *e)
     FQI_TRY(prepare(j, e));
     fqi_write_result result = { 0 };
     fqi_write_request w = {
-        .ckpt = j->f.ckpt, .plan = &j->plan, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
+        .ckpt = j->f.ckpt, .plan = &j->plan, .parts = &j->f.parts, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
         .run = j->run, .phase = "pad", .config = j->config, .n_config = j->n_config,
         .provenance = print_provenance, .user = j,
     };

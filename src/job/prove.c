@@ -64,13 +64,10 @@ static void set_why(prove *p, const char *text)
  * not wrong but unknown. */
 static bool maps_apply(const prove *p) { return p->b.ckpt->info.fitted && !p->a.ckpt->info.fitted; }
 
-/* Codes against the weights that they were made from, or what fitq.json says is quantized: nothing is the same, and nothing is wrong. Two
- * quantized checkpoints may still hold the same tensors. */
+/* Codes against the weights that they were made from: nothing is the same, and nothing is wrong. */
 static bool weights_rounded(const prove *p)
 {
-    const fq_ckpt_info *a = &p->a.ckpt->info, *b = &p->b.ckpt->info;
-    const bool quant_a = a->model.quant != FQ_QUANT_NONE, quant_b = b->model.quant != FQ_QUANT_NONE;
-    return quant_a != quant_b || (quant_b && b->fitted);
+    return (p->a.ckpt->info.model.quant != FQ_QUANT_NONE) != (p->b.ckpt->info.model.quant != FQ_QUANT_NONE);
 }
 
 static fq_status say_rounded(prove *p)
@@ -91,6 +88,7 @@ static fq_status compare_weights(prove *p, fq_err *e)
     fq_run run = *p->run;
     if (run.memory_bytes > (UINT64_C(128) << 20)) run.memory_bytes = 0;   /* there it bounds buffers, here the whole process */
     fq_status s = fq_verify_weights(p->o->a, p->o->b, &run, w, &p->weights_err);
+    if (s == FQ_E_INPUT && strcmp(p->weights_err.rule, "quantized") == 0) return say_rounded(p);   /* both are, and fitq.json says that B was rounded */
     if (s != FQ_OK && s != FQ_E_DIFFERS) {
         if (e) *e = p->weights_err;
         return s;

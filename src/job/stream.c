@@ -89,6 +89,8 @@ static fq_status open_source(stream *st, uint32_t shard, fq_err *e)
     return FQ_OK;
 }
 
+static bool is_made(const fqi_out_tensor *t) { return t->made || t->computed; }
+
 /* The next piece of tensor st->next, from whoever makes it. */
 static fq_status fill_made(stream *st, fqi_slot *slot, fq_err *e)
 {
@@ -115,10 +117,13 @@ static fq_status produce(void *user, void *slot_, bool *done, fq_err *e)
         const fqi_out_tensor *t = &p->tensor[st->next];
         st->made_off = 0;
         if (t->src) FQI_TRY(open_source(st, t->src->shard, e));
-        if (!t->made) FQI_TRY(fqi_gather_begin(&st->gather, &st->file, t->src, t->map, t->bytes_pad, e));
+        if (!is_made(t)) {
+            FQI_TRY(fqi_gather_begin(&st->gather, &st->file, t->src, t->map, t->bytes_pad, e));
+            memcpy(st->gather.fill, t->fill, sizeof t->fill);
+        }
         st->in_tensor = true;
     }
-    FQI_TRY(p->tensor[st->next].made ? fill_made(st, slot, e) : fqi_gather_fill(&st->gather, slot, e));
+    FQI_TRY(is_made(&p->tensor[st->next]) ? fill_made(st, slot, e) : fqi_gather_fill(&st->gather, slot, e));
     slot->item = st->next;
     if (slot->last) { st->in_tensor = false; st->next++; }
     return FQ_OK;

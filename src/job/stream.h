@@ -21,7 +21,7 @@ typedef struct fqi_stream_request {
     const fqi_journal_key *key; size_t n_key;
     fqi_hash128 *source_hash;        /* per tensor: XXH3-128 of the source tensor, contiguous and little-endian */
     fqi_hash128 *out_hash;           /* per tensor: of the bytes written */
-    /* n bytes of a made tensor (outplan.h) from byte `off` on; called from the reader thread, front to back. NULL: there is none. Their
+    /* n bytes of a made or computed tensor (outplan.h) from byte `off` on; called from the reader thread, front to back. NULL: there is none. Their
      * source_hash stays as it is (0). */
     fq_status (*made)(void *user, size_t tensor, uint64_t off, uint8_t *to, size_t n, fq_err *e);
     void *user;

@@ -17,6 +17,7 @@ typedef struct unpad_job {
     fq_ckpt *ckpt;
     fqi_prov prov;
     fqi_maps back;
+    fqi_parts parts;
     fqi_outplan plan;
     char *config; size_t n_config;
     fq_model restored;
@@ -100,9 +101,10 @@ static fq_status prepare(unpad_job *j, fq_err *e)
     FQI_TRY(check_source(j, e));
     FQI_TRY(check_complete(j, e));
     FQI_TRY(fqi_maps_inverse(&j->prov.maps, &j->back, e));
+    FQI_TRY(fqi_parts_create(j->ckpt, &j->back, &j->prov.maps, &j->parts, e));
     FQI_TRY(choose_config(j, e));
     fqi_outplan_request r = {
-        .ckpt = j->ckpt, .maps = &j->back, .from = &j->prov.to, .to = &j->prov.from,
+        .ckpt = j->ckpt, .maps = &j->back, .parts = &j->parts, .from = &j->prov.to, .to = &j->prov.from,
         .skip = j->prov.added, .n_skip = j->prov.n_added, .shard_bytes = fqi_shard_bytes(j->o->shard_bytes),
         .restore = &j->prov,
     };
@@ -122,7 +124,7 @@ static fq_status run_job(unpad_job *j, fq_pad_report *out, fq_err *e)
     FQI_TRY(prepare(j, e));
     fqi_write_result result = { 0 };
     fqi_write_request w = {
-        .ckpt = j->ckpt, .plan = &j->plan, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
+        .ckpt = j->ckpt, .plan = &j->plan, .parts = &j->parts, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
         .run = j->run, .phase = "unpad", .config = j->config, .n_config = j->n_config, .check = check_hashes, .user = j,
     };
     FQI_TRY(fqi_write_checkpoint(&w, &result, e));
@@ -145,6 +147,7 @@ fq_status fq_unpad(const fq_unpad_options *o, const fq_run *run, fq_pad_report *
     fq_status s = run_job(&j, report, e);
     free(j.config);
     fqi_outplan_free(&j.plan);
+    fqi_parts_free(&j.parts);
     fqi_maps_free(&j.back);
     fqi_prov_free(&j.prov);
     fq_ckpt_close(j.ckpt);

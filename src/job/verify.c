@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "job/compare.h"
+#include "job/parts.h"
 #include "job/provenance.h"
 
 #define NONE SIZE_MAX
@@ -22,6 +23,7 @@ typedef struct verify {
     bool fitted;                     /* B has a fitq.json, which is in prov */
     fqi_prov prov;
     const fqi_family *family;        /* of A, when fitted */
+    fqi_parts parts;                 /* of A under the maps, if it is quantized */
     bool *b_used;                    /* [b->n_tensor] */
     fqi_compare_item *item; size_t n_item;
     fq_verify_report report;
@@ -132,6 +134,18 @@ static fq_status count_map(verify *v, const fqi_tensor *a, const fqi_map *const 
     return FQ_OK;
 }
 
+static const fqi_part_plan *part_of(const verify *v, const fqi_tensor *a)
+{
+    const fqi_part_plan *x = v->parts.of ? &v->parts.of[a - v->a->tensor] : NULL;
+    return x && x->module != FQI_NO_PART ? x : NULL;
+}
+
+static fq_status make_part(void *user, const fqi_compare_item *i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
+{
+    const verify *v = user;
+    return fqi_parts_make(&v->parts, v->run, (size_t)(i->a - v->a->tensor), off, out, n, e);
+}
+
 /* The tensor of B that must hold tensor `a`, by name; its maps. */
 static bool target_name(const verify *v, const fqi_tensor *a, char name[4096], const fqi_map *map[FQ_MAX_RANK])
 {
@@ -144,8 +158,10 @@ static bool target_name(const verify *v, const fqi_tensor *a, char name[4096], c
         return true;
     }
     if (!fqi_bind_name(v->family, &v->prov.from, a->name, &bound)) bound = (fqi_bound){ .layer = -1, .expert = -1, .canonical = a->name };
-    if (bound.row && bound.row->rank != a->rank) return false;
-    fqi_maps_of_row(&v->prov.maps, bound.row, map);
+    const fqi_part_plan *part = part_of(v, a);
+    if (!part && bound.row && bound.row->rank != a->rank) return false;
+    if (part) memcpy(map, part->map, sizeof part->map);
+    else fqi_maps_of_row(&v->prov.maps, bound.row, map);
     return fqi_rename(&v->prov.from, &v->prov.to, &bound, a->name, name, 4096);
 }
 
@@ -162,13 +178,16 @@ static fq_status match_one(verify *v, const fqi_tensor *a, fq_err *e)
     }
     v->b_used[k] = true;
     i->b = &v->b->tensor[k];
+    const fqi_part_plan *part = part_of(v, a);
+    i->computed = part && part->computed;
+    if (part) memcpy(i->fill, part->fill, sizeof i->fill);
     if (!same_form(v, a, i->b, i->map)) {
         v->report.n_element_missing += n_element(a);
         v->report.n_element_wrong += n_element(i->b);
         return FQ_OK;
     }
     v->n_item++;
-    return count_map(v, a, i->map, e);
+    return i->computed ? FQ_OK : count_map(v, a, i->map, e);
 }
 
 static fq_status match(verify *v, fq_err *e)
@@ -207,13 +226,13 @@ static bool is_mapped(const fqi_compare_item *i)
 {
     for (int d = 0; d < FQ_MAX_RANK; d++)
         if (i->map[d]) return true;
-    return false;
+    return i->computed;
 }
 
 static fq_status compare(verify *v, fq_err *e)
 {
     qsort(v->item, v->n_item, sizeof *v->item, by_place);
-    fqi_compare c = { .ckpt_a = v->a, .ckpt_b = v->b, .item = v->item, .n_item = v->n_item, .run = v->run };
+    fqi_compare c = { .ckpt_a = v->a, .ckpt_b = v->b, .item = v->item, .n_item = v->n_item, .make = make_part, .user = v, .run = v->run };
     FQI_TRY(fqi_compare_run(&c, e));
     fq_verify_report *r = &v->report;
     for (size_t k = 0; k < v->n_item; k++) {
@@ -271,6 +290,7 @@ static fq_status run_verify(verify *v, const char *a, const char *b, fq_err *e)
     FQI_TRY(fq_ckpt_check(v->a, e));
     FQI_TRY(check_b(v->b, e));
     FQI_TRY(load_provenance(v, e));
+    if (v->fitted) FQI_TRY(fqi_parts_create(v->a, &v->prov.maps, NULL, &v->parts, e));
     FQI_TRY(match(v, e));
     v->report.n_tensor = v->b->n_tensor;
     FQI_TRY(compare(v, e));
@@ -291,6 +311,7 @@ fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_
     if (report && (s == FQ_OK || s == FQ_E_DIFFERS)) *report = v.report;
     free(v.item);
     free(v.b_used);
+    fqi_parts_free(&v.parts);
     if (v.fitted) fqi_prov_free(&v.prov);
     fq_ckpt_close(v.a);
     fq_ckpt_close(v.b);

@@ -81,6 +81,13 @@ static fq_status check_space(const fqi_outdir *o, uint64_t need, fq_err *e)
 
 typedef struct hashes { fqi_hash128 *source, *out; } hashes;
 
+/* A tensor that follows from the new lengths. */
+static fq_status compute_part(void *user, size_t tensor, uint64_t off, uint8_t *to, size_t n, fq_err *e)
+{
+    const fqi_write_request *r = user;
+    return fqi_parts_make(r->parts, r->run, (size_t)(r->plan->tensor[tensor].src - r->ckpt->tensor), off, to, n, e);
+}
+
 static fq_status write_shards(const fqi_write_request *r, const fqi_outdir *o, const hashes *h, fqi_write_result *out, fq_err *e)
 {
     keys k;
@@ -92,6 +99,10 @@ static fq_status write_shards(const fqi_write_request *r, const fqi_outdir *o, c
         .journal = &journal, .journal_path = o->journal, .key = k.key, .n_key = k.n,
         .source_hash = h->source, .out_hash = h->out,
     };
+    if (r->parts) {
+        s.made = compute_part;
+        s.user = (void *)(uintptr_t)r;   /* const for us too */
+    }
     fq_status status = journal.n_done > 0 ? FQ_OK : check_space(o, out->file_bytes, e);
     if (status == FQ_OK) status = r->shards ? r->shards(r->user, &s, &out->resumed_bytes, e) : fqi_stream_run(&s, &out->resumed_bytes, e);
     fqi_journal_close(&journal);

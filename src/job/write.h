@@ -11,6 +11,7 @@ typedef struct fqi_extra_file { const char *name, *text; size_t n; } fqi_extra_f
 typedef struct fqi_write_request {
     const fq_ckpt *ckpt;
     const fqi_outplan *plan;
+    const fqi_parts *parts;         /* who computes the plan's computed tensors; NULL: there are none */
     const char *target;
     bool overwrite, resume;
     const fq_run *run;              /* not NULL */

@@ -37,6 +37,7 @@ def normal(text, work):
     text = re.sub(r'^  IN FAST ORDER +B FROM A +ORDER ALONE$', '  IN FAST ORDER  B FROM A  ORDER ALONE', text, flags=re.M)
     text = re.sub(r'^(  bound +)\S+ for a logit', r'\1N for a logit', text, flags=re.M)
     # quantize and fit: what depends on the BLAS, and on the clock
+    text = re.sub(r'^\w+: \d+ %, .* left\n', '', text, flags=re.M)   # said every few seconds, so only where it takes that long
     text = re.sub(r', in [0-9:]+( s)?$', ', in N s', text, flags=re.M)
     text = re.sub(r'^( +\d+|      )(  \w+(?: x \d+)? *)  \d\.\d\de[-+]\d\d( +[0-9.-]+ +[0-9,-]+) +[0-9.]+$', r'\1\2  N\3  N', text, flags=re.M)
     text = re.sub(r'(relative error of outputs: )\S+( on average, worst )\S+', r'\1N\2N', text)

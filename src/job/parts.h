@@ -1,0 +1,56 @@
+/* parts.h - what becomes of every tensor of a quantized checkpoint when the axes of its model get new lengths.
+ *
+ *     maps of the model's axes  ->  for every part of every quantized module: a map per dimension, and what stands in the empty places
+ *
+ * A part counts an axis in elements, in words of packed codes, or in groups that have a scale (checkpoint/quant_layout.h), so its maps follow from
+ * the axis' map (axis/map.h: shrink, blocks). No code is unpacked: codes and scales keep their bits and only move, so every weight that
+ * was there is the same number afterwards. Empty places hold the code of zero, zero points that agree with it, and scales of 1: they are
+ * exactly zero, and nothing in them is NaN.
+ *
+ * Two kinds of parts are not moved but computed: the group of every input channel (g_idx), and the shape that compressed-tensors stores.
+ *
+ * Refused, with the module's name: maps that would put two groups into one ("map-block"), cut a word ("map-unit"), or fill up part of a
+ * group whose zero points are its own ("packed-zero"); and codes that straddle words ("packed-bits": 3 bits). Reads no weights until
+ * fqi_parts_make. */
+#ifndef FITQ_JOB_PARTS_H
+#define FITQ_JOB_PARTS_H
+
+#include "checkpoint/quantized.h"
+#include "job/mapping.h"
+
+#define FQI_NO_PART UINT32_MAX
+
+typedef struct fqi_part_plan {
+    uint32_t module;                  /* FQI_NO_PART: a tensor like others */
+    uint8_t part;                     /* fqi_part */
+    bool computed;                    /* by fqi_parts_make */
+    const fqi_map *map[2];            /* NULL: identity. In the table's hands */
+    unsigned char fill[4];
+    int64_t shape_new[2];
+} fqi_part_plan;
+
+typedef struct fqi_parts_module {
+    fqi_quant_module now;             /* as stored */
+    fqi_quant_size size_new;
+    const fqi_map *map[2];            /* of N and K, in elements; NULL: identity */
+} fqi_parts_module;
+
+typedef struct fqi_parts {
+    const fq_ckpt *ckpt;
+    fqi_part_plan *of;                /* [ckpt->n_tensor]; NULL: the checkpoint is not quantized */
+    fqi_parts_module *module; size_t n_module;
+    struct fqi_parts_map **derived; size_t n_derived, cap_derived;   /* private */
+} fqi_parts;
+
+/* maps: of the model's axes as they are being applied. back: they undo `forward`, whose derived maps are inverted, since a group that was
+ * split comes back from two that are alike; else forward is NULL. Zero-initialise out; freed by the caller also on failure. The catalogue and
+ * the maps are borrowed. */
+fq_status fqi_parts_create(const fq_ckpt *c, const fqi_maps *maps, const fqi_maps *forward, fqi_parts *out, fq_err *e);
+void fqi_parts_free(fqi_parts *p);
+/* Bytes [off, off + n) of computed tensor i. Reads what it needs of the source. */
+fq_status fqi_parts_make(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e);
+
+/* What shares a scale along the axes that can be padded, and what shares a word, in elements, for fqi_layout. 0: not quantized. */
+void fqi_parts_units(const fqi_quant_scheme *s, int64_t *unit, int64_t *grain);
+
+#endif
