@@ -307,10 +307,10 @@ static inline void lanes_of(const uint32_t *word, const uint32_t *next, unsigned
 /* LANES codes of one input channel, whose words lie along the outputs; `skip` of the first word's are not wanted. Three words are read. */
 static inline void fields_of_lanes(const uint32_t *word, size_t skip, const uint8_t field[8], const float *scale, const uint8_t *zero, float *restrict out)
 {
-    uint8_t code[3 * 8];
+    int32_t code[3 * 8];
     for (size_t w = 0; w < 3; w++)
-        for (size_t j = 0; j < 8; j++) code[8 * w + j] = (uint8_t)(word[w] >> 4 * field[j] & 15);
-    for (size_t l = 0; l < LANES; l++) out[l] = scale[l] * (float)((int32_t)code[skip + l] - (int32_t)zero[l]);
+        for (size_t j = 0; j < 8; j++) code[8 * w + j] = (int32_t)(word[w] >> 4 * field[j] & 15);
+    for (size_t l = 0; l < LANES; l++) out[l] = scale[l] * (float)(code[skip + l] - (int32_t)zero[l]);
 }
 
 static void scatter32(const float *t, size_t n_lane, size_t n, float *out, size_t ld)
@@ -432,15 +432,22 @@ static fq_status row_of(const block *b, int64_t r, void *to, fq_err *e)
     return FQ_OK;
 }
 
-/* The number of E4M3 (1-4-3, bias 7, no infinities): (8 or 0 + mantissa) 2^(exponent - 10), both factors and their product exact. */
-static inline float e4m3(uint8_t x)
+/* Numbers of E4M3 (1-4-3, bias 7, no infinities): (8 or 0 + mantissa) 2^(exponent - 10), both factors and their product exact. */
+static void e4m3(const uint8_t *code, size_t n, float *restrict out)
 {
-    const uint32_t exponent = x >> 3 & 15u, normal = exponent > 0, power = (exponent + !normal + 117u) << 23;
-    const int32_t digits = (int32_t)((x & 7u) | normal << 3);
-    float f;
-    memcpy(&f, &power, sizeof f);
-    f *= (float)digits;
-    return x & 0x80 ? -f : f;
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t x = code[i], exponent = x >> 3 & 15u, normal = exponent > 0, power = (exponent + (normal ^ 1u) + 117u) << 23 | (x & 0x80u) << 24;
+        float f;
+        memcpy(&f, &power, sizeof f);
+        out[i] = f * (float)(int32_t)((x & 7u) | normal << 3);
+    }
+}
+
+static bool has_nan(const uint8_t *code, size_t n)
+{
+    uint8_t found = 0;
+    for (size_t i = 0; i < n; i++) found |= (uint8_t)((code[i] & 0x7f) == 0x7f);
+    return found;
 }
 
 static fq_status bad_number(const block *b, int64_t r, size_t k, fq_err *e)
@@ -460,15 +467,16 @@ static fq_status row_of_floats(const block *b, int64_t r, void *to, fq_err *e)
     float t[STEP];
     for (size_t k0 = 0; k0 < n; k0 += STEP) {
         const size_t step = n - k0 < STEP ? n - k0 : STEP;
-        const uint32_t *group = u->group_at + k0;
-        unsigned nan = 0;
-        for (size_t k = 0; k < step; k++) nan |= (code[k0 + k] & 0x7fu) == 0x7fu;
-        for (size_t k = 0; k < step && nan; k++)
-            if ((code[k0 + k] & 0x7fu) == 0x7fu) return bad_number(b, r, k0 + k, e);
-        for (size_t k = 0, end; k < step; k = end) {
-            end = end_of_group(group, k, step);
-            const float s = scale[group[k]];
-            for (size_t i = k; i < end; i++) t[i] = e4m3(code[k0 + i]) * s;
+        if (has_nan(code + k0, step))
+            for (size_t k = 0; k < step; k++)
+                if ((code[k0 + k] & 0x7fu) == 0x7fu) return bad_number(b, r, k0 + k, e);
+        e4m3(code + k0, step, t);
+        for (size_t k = 0, end; k < step; k = end) {   /* without an order, groups are runs */
+            const uint32_t at = u->group_at[k0 + k];
+            const uint64_t behind = ((uint64_t)u->group[at] + 1) * (uint64_t)b->q->size.group_cols - (uint64_t)b->col - k0;
+            const float s = scale[at];
+            end = behind < step ? (size_t)behind : step;
+            for (size_t i = k; i < end; i++) t[i] *= s;
         }
         FQI_TRY(finish_step(b, r, k0, t, step, to, e));
     }
