@@ -158,6 +158,17 @@ static summary sum_up(const fq_quantize_report *r)
     return s;
 }
 
+/* Inputs that the text said nothing about. Modules that share an input each count it. */
+static void print_silent(const fq_quantize_report *r)
+{
+    uint64_t n = 0, modules = 0;
+    for (size_t i = 0; i < r->n_module; i++) {
+        n += r->module[i].n_silent;
+        modules += r->module[i].n_silent > 0;
+    }
+    if (n) printf("  %s inputs of %s linear layers were 0 in all of the text: their weights were rounded to the nearest\n", out_grouped(n).s, out_grouped(modules).s);
+}
+
 void quant_text(const arg_values *a, const fq_quantize_report *r, bool measure)
 {
     report_lengths(&r->plan.model, &r->plan.model_pad, &r->plan.fit);
@@ -174,6 +185,7 @@ void quant_text(const arg_values *a, const fq_quantize_report *r, bool measure)
     out_escaped(stdout, s.worst_name);
     putchar('\n');
     if (r->n_fallback) printf("  %zu of them were rounded instead: \"why\" in fitq.json says for each\n", r->n_fallback);
+    print_silent(r);
     if (!measure) return;
     printf("how far is it from the original? fitq eval ");
     out_escaped(stdout, a->output);
@@ -196,6 +208,7 @@ static json_t *module_json(const fq_module_report *m)
     out_put_real(o, "relative", m->relative);
     out_put_real(o, "damp", m->damp);
     out_put_u64(o, "tokens", m->n_token);
+    out_put_u64(o, "silent_inputs", m->n_silent);
     out_put_real(o, "seconds", m->seconds);
     return o;
 }

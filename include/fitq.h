@@ -412,6 +412,7 @@ typedef struct fq_module_report {
     double relative;         /* |E X|^2 / |W X|^2, over sampled rows */
     double damp;             /* share of the mean diagonal that was added */
     uint64_t n_token;        /* that reached it */
+    uint64_t n_silent;       /* inputs that were 0 in all of these: their weights are rounded to the nearest */
     double seconds;
 } fq_module_report;
 

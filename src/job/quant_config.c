@@ -146,6 +146,10 @@ fq_status fqi_quant_config(fqi_quantize *q, fq_err *e)
 static json_t *module_record(const fq_module_report *m)
 {
     json_t *o = json_pack("{s:s, s:f, s:f, s:f, s:I}", "method", m->method, "error", m->error, "relative", m->relative, "damp", m->damp, "tokens", (json_int_t)m->n_token);
+    if (o && m->n_silent && json_object_set_new(o, "silent_inputs", json_integer((json_int_t)m->n_silent)) != 0) {
+        json_decref(o);
+        return NULL;
+    }
     if (o && m->why[0] && json_object_set_new(o, "why", json_string(m->why)) != 0) {
         json_decref(o);
         return NULL;

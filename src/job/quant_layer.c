@@ -257,6 +257,14 @@ static const char *method_of(const fqi_quantizing *q, const fqi_quant_input *in,
     return has_data(in) && q->j->settings->grid.rule == FQI_SCALE_WEIGHTED ? "weighted rounding" : "rounding";
 }
 
+/* Nothing says what an error in their weights would cost. */
+static uint64_t count_silent(const fqi_quant_input *in)
+{
+    uint64_t n = 0;
+    for (size_t k = 0; has_data(in) && k < in->cols; k++) n += in->h.h[k * in->cols + k] == 0;
+    return n;
+}
+
 static void write_report(fqi_quantizing *q, size_t module, const fqi_quant_input *in, const shared *h, const fqi_solve_result *r, double seconds)
 {
     const fqi_quant_settings *s = q->j->settings;
@@ -265,7 +273,7 @@ static void write_report(fqi_quantizing *q, size_t module, const fqi_quant_input
     q->out->report[module] = (fq_module_report){
         .name = m->name, .layer = m->layer, .role = m->role, .rows = m->rows, .cols = m->cols, .bits = s->grid.bits, .group_size = s->group_size,
         .method = method_of(q, in, h), .why = h->why ? h->why : "", .error = r->error / n, .relative = r->energy > 0 ? r->error_sampled / r->energy : 0,
-        .damp = h->l ? s->damp : 0, .n_token = in->h.n_token, .seconds = seconds,
+        .damp = h->l ? s->damp : 0, .n_token = in->h.n_token, .n_silent = count_silent(in), .seconds = seconds,
     };
 }
 

@@ -139,7 +139,7 @@ fq_status fqi_quant_state_load(const char *dir, fqi_state_of of, fqi_acts *x, in
 /* ---- reports ----------------------------------------------------------------------------------------------------------------- */
 
 typedef struct record {
-    uint64_t key, index, n_token, order;   /* hash of the layer's part of the channel orders */
+    uint64_t key, index, n_token, n_silent, order;   /* hash of the layer's part of the channel orders */
     double error, relative, damp, seconds;
     char method[32], why[200];
     uint64_t hash;
@@ -156,7 +156,7 @@ fq_status fqi_quant_reports_save(const fqi_quantize *q, const char *dir, size_t 
     for (size_t i = 0; s == FQ_OK && i < n; i++) {
         const fq_module_report *m = &q->report[first + i];
         record *r = &all[i];
-        *r = (record){ .key = key, .index = first + i, .n_token = m->n_token, .order = order, .error = m->error, .relative = m->relative, .damp = m->damp, .seconds = m->seconds };
+        *r = (record){ .key = key, .index = first + i, .n_token = m->n_token, .n_silent = m->n_silent, .order = order, .error = m->error, .relative = m->relative, .damp = m->damp, .seconds = m->seconds };
         snprintf(r->method, sizeof r->method, "%s", m->method);
         snprintf(r->why, sizeof r->why, "%s", m->why);
         r->hash = XXH3_64bits(r, offsetof(record, hash));
@@ -178,7 +178,7 @@ static bool take_record(fqi_quantize *q, const record *r, size_t i, uint64_t key
     const fqi_module *m = &q->modules.at[i];
     if (r->hash != XXH3_64bits(r, offsetof(record, hash)) || r->key != key || r->index != i || r->order != order) return false;
     fq_module_report out = { .name = m->name, .layer = m->layer, .role = m->role, .rows = m->rows, .cols = m->cols, .bits = q->settings.grid.bits, .group_size = q->settings.group_size,
-                             .error = r->error, .relative = r->relative, .damp = r->damp, .n_token = r->n_token, .seconds = r->seconds, .why = "" };
+                             .error = r->error, .relative = r->relative, .damp = r->damp, .n_token = r->n_token, .n_silent = r->n_silent, .seconds = r->seconds, .why = "" };
     for (size_t k = 0; k < sizeof known / sizeof known[0]; k++)
         if (strcmp(r->method, known[k]) == 0) out.method = known[k];
     if (r->why[0]) out.why = fqi_arena_strdup(&q->arena, r->why);

@@ -297,7 +297,7 @@ static void put_heat_map(fqi_str *s, const picture *p)
 
 static void put_modules(fqi_str *s, const fq_quantize_report *q)
 {
-    fqi_str_puts(s, "<details><summary>Every module</summary><div class=scroll><table><thead><tr><th>module</th><th>shape</th><th>method</th><th>relative error</th><th>error per token</th><th>damping</th><th>tokens</th><th>seconds</th><th>why</th></tr></thead>\n");
+    fqi_str_puts(s, "<details><summary>Every module</summary><div class=scroll><table><thead><tr><th>module</th><th>shape</th><th>method</th><th>relative error</th><th>error per token</th><th>damping</th><th>tokens</th><th>inputs never reached</th><th>seconds</th><th>why</th></tr></thead>\n");
     for (size_t i = 0; i < q->n_module; i++) {
         const fq_module_report *m = &q->module[i];
         fqi_str_puts(s, "<tr><th scope=row>");
@@ -306,6 +306,8 @@ static void put_modules(fqi_str *s, const fq_quantize_report *q)
         put_text(s, m->method);
         fqi_str_printf(s, "</td><td>%.2e</td><td>%.2e</td><td>%.3g</td><td>", m->relative, m->error, m->damp);
         put_count(s, m->n_token);
+        fqi_str_puts(s, "</td><td>");
+        put_count(s, m->n_silent);
         fqi_str_printf(s, "</td><td>%.2f</td><td>", m->seconds);
         put_text(s, m->why);
         fqi_str_puts(s, "</td></tr>\n");

@@ -34,6 +34,13 @@ static void step_of_rows(const fqi_blas *blas, const task *t, size_t row, size_t
     blas->ssymm(CblasRowMajor, CblasRight, CblasLower, rows, cols, -1.0f, t->s->h, cols, w, cols, 1.0f, x, cols);
 }
 
+static bool is_empty(const float *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (w[i] != 0) return false;
+    return true;
+}
+
 /* x, y: [ROWS][n_col]. y: columns by position, as rows of L. */
 static void shift_rows(const fqi_blas *blas, const task *t, size_t row, float *x, float *y)
 {
@@ -45,11 +52,13 @@ static void shift_rows(const fqi_blas *blas, const task *t, size_t row, float *x
         for (size_t i = 0; i < n; i++) y[r * n + i] = x[r * n + order[i]];
     blas->strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, rows, cols, 1.0f, t->s->l, cols, y, cols);
     blas->strsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, rows, cols, 1.0f, t->s->l, cols, y, cols);
-    for (size_t r = 0; r < m; r++)
+    for (size_t r = 0; r < m; r++) {
+        const float a = is_empty(t->w + (row + r) * n, n) ? 0 : (float)t->s->a;
         for (size_t i = 0; i < n; i++) {
             const size_t at = (row + r) * n + order[i];
-            t->out[at] = t->w[at] + (float)t->s->a * y[r * n + i];
+            t->out[at] = t->w[at] + a * y[r * n + i];
         }
+    }
 }
 
 double fqi_shift_share(double most, uint64_t n_token, size_t n_col)

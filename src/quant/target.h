@@ -36,7 +36,8 @@ typedef struct fqi_shift {
 } fqi_shift;
 
 /* out = W + a M (H + lambda)^-1. w, out: [n_row][n_col], row-major, source column order; out may be w. FQ_E_NOMEM. Bits do not depend on
- * the number of threads. */
+ * the number of threads. A row of zeros stays one: padding, a pruned
+ * output, or a layer that is switched off. */
 fq_status fqi_shift_target(const fqi_linalg *la, const fqi_shift *shift, const float *w, size_t n_row, size_t n_col, float *out, fq_err *e);
 uint64_t fqi_shift_target_bytes(size_t n_col, int n_thread);
 

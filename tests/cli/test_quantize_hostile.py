@@ -149,7 +149,7 @@ def beyond_scales(lab):
 
 
 def next_to_zero(lab):
-    """Groups of zeros are exact; a group next to zero spoils no other; a module of such groups is said to be lost."""
+    """Groups of zeros are exact, matrices of zeros with a shifted target too; a group next to zero spoils no other; a module of such groups is said to be lost."""
     def edit(cells):
         cells[Q][:32] = [bf16(0.0)] * 32
         cells[Q][64:96] = [bf16(1e-30 * (1 + i % 3)) for i in range(32)]
@@ -157,7 +157,9 @@ def next_to_zero(lab):
         cells[EXPERT] = [bf16(1e-9 * (1 + i % 7)) for i in range(len(cells[EXPERT]))]
     model = lab.edited(edit)
     want = originals(model)
-    for method in METHODS:   # a shifted target is not zero where the weights are
+    numbers, _, _ = lab.weights(model, 'gptq')   # a shifted target of a row that is not empty need not be zero where its weights are
+    need(not any(numbers[DOWN]), 'a matrix of zeros is not zero')
+    for method in METHODS:
         numbers, modules, text = lab.weights(model, method, *([] if method == 'rtn' else ['--no-shift', '--order', 'static']))
         need(not any(numbers[Q][:32]) and not any(numbers[DOWN]), f'{method}: zeros are not zero')
         need(max(map(abs, numbers[Q][64:96])) < (3.1e-5 if method == 'rtn' else 0.02), f'{method}: {max(map(abs, numbers[Q][64:96]))} of 1e-30')
@@ -184,6 +186,7 @@ def never_reached(lab):
                 need(distance(want[name], numbers[name]) < 0.2, f'{method}: {name}: {distance(want[name], numbers[name])}')
         for i in (3, 5, 40):
             need(distance(want[Q][i::64], numbers[Q][i::64]) < 0.2, f'{method}: channel {i} of {Q}: {distance(want[Q][i::64], numbers[Q][i::64])}')
+        need(modules['layers.1.self_attn.q_proj']['silent_inputs'] == 3, f'{method}: {modules["layers.1.self_attn.q_proj"]}')
         for x in (2, 3):
             for part in ('gate', 'up', 'down'):
                 m = modules[f'layers.1.mlp.experts.{x}.{part}_proj']
@@ -194,7 +197,8 @@ def never_reached(lab):
     def silent(cells):
         cells[NORM] = [bf16(0.0)] * 64
     model = lab.edited(silent)   # H is zero
-    numbers, _, _ = lab.weights(model, 'gptq')
+    numbers, modules, _ = lab.weights(model, 'gptq')
+    need(modules['layers.1.self_attn.q_proj']['silent_inputs'] == 64, str(modules['layers.1.self_attn.q_proj']))
     need(distance(want[Q], numbers[Q]) < 0.2, f'without any data: {distance(want[Q], numbers[Q])}')
 
 
