@@ -39,6 +39,8 @@ static fq_status check_source(const asking *j, fq_err *e)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "unknown-family", "found model_type \"%s\", expected one of the families that `fitq pad --help` lists", i->model.model_type);
     if (i->model.quant != FQ_QUANT_NONE && j->mode == FQI_FITTING_QUANTIZE)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "already-quantized", "found quantization_config with quant_method \"%s\", expected bf16, fp16 or fp32 weights", i->model.quant_name);
+    if (i->fitted && i->model.quant != FQ_QUANT_NONE)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "already-fitted", "found fitq.json beside quantized weights, expected another program's: `fitq quantize --tp` with all GPU counts makes one that fits");
     if (i->fitted)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "already-fitted", "found fitq.json, expected an unfitted checkpoint: `fitq unpad` gives the original back");
     return FQ_OK;

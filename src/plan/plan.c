@@ -198,7 +198,7 @@ static void note_model(const fqi_case *c, draft *t)
     if (x->n_option && x->option[0].reexpress_as[0]) note(t, "this engine ignores head_dim for the family: write it as llama");
     note_head_dim(c, t);
     if (changes && s->m->family[0] == '\0') note(t, "fitq cannot pad this family yet: the options are for information");
-    if (changes && c->own) note(t, "already quantized: the lengths are those to pad to before quantizing");
+    if (changes && c->own) note(t, "already quantized: `fitq pad` moves its codes and scales as they are");
     if (s->attention == FQI_ATT_LATENT) note(t, "latent attention: its weights and KV cache are not in the prices");
     if (s->attention == FQI_ATT_HYBRID)
         note(t, "hybrid attention: the KV cache is not in the prices, linear-attention layers are not judged");

@@ -265,6 +265,8 @@ def readme_files(work, text):
     shutil.copy(os.path.join(HERE, 'data', 'qwen2-72b.json'), os.path.join(work, 'config.json'))
     shutil.copytree(os.path.join(SOURCE, 'examples', 'tiny-qwen2'), os.path.join(work, 'tiny-qwen2'))
     shutil.copy(os.path.join(SOURCE, 'examples', 'calib.txt'), work)
+    if 'tiny-gptq' in text:
+        subprocess.run([sys.executable, os.path.join(SOURCE, 'tests', 'tools', 'pack_quantized.py'), os.path.join(work, 'tiny-qwen2'), os.path.join(work, 'tiny-gptq'), 'gptq', '4', '128'], check=True)
     if re.search(r'^\$ fitq \w+ Qwen2-72B ', text, re.M):
         hollow_model(os.path.join(work, 'Qwen2-72B'), json.loads(read('tests', 'cli', 'data', 'qwen2-72b.json')))
         shutil.copy(os.path.join(SOURCE, 'examples', 'tiny-qwen2', 'tokenizer.json'), os.path.join(work, 'Qwen2-72B'))
