@@ -38,6 +38,7 @@ typedef struct arg_values {
     uint64_t seed;
     bool chat, exact, ignore_eos;
     const char *calib, *report, *gpus;   /* quantize, fit */
+    int64_t regroup;                     /* pad */
     int64_t bits, samples, seqlen, refit, min_expert_tokens;
     int method, packing, scale, scale_store, order;   /* index into the option's choices */
     double damp, shift;

@@ -44,14 +44,15 @@ static void on_tensor(void *user, const fq_tensor_change *t)
 static int usage(const arg_values *a)
 {
     if (!a->output && !a->dry_run) return args_usage("pad", "--output DIR is missing");
-    if (a->tp.n == 0 && !a->set_given && !a->prefix && !a->as)
-        return args_usage("pad", "say what to do: --tp N,... or --set KEY=LENGTH");
+    if (a->tp.n == 0 && !a->set_given && !a->prefix && !a->as && !a->regroup)
+        return args_usage("pad", "say what to do: --tp N,..., --set KEY=LENGTH or --regroup N");
     return 0;
 }
 
 static void print_text(const arg_values *a, const fq_pad_report *r)
 {
     report_lengths(&r->model, &r->model_pad, &r->fit);
+    if (a->regroup) printf("  scales for groups of %" PRId64 " channels\n", a->regroup);
     report_size(r, a->dry_run);
     if (a->dry_run) return;
     printf("  layout %s%s\n", arg_layout_names[r->layout],
@@ -88,7 +89,7 @@ static int run_pad(const arg_values *given)
         .tp = a.tp.v, .n_tp = a.tp.n,
         .engine = a.engine.n ? a.engine.v : NULL, .n_engine = a.engine.n,
         .format = a.format.n ? a.format.v : NULL, .n_format = a.format.n,
-        .group_size = (int)a.group_size, .context = a.context, .fit = a.set,
+        .group_size = (int)a.group_size, .regroup = (int)a.regroup, .context = a.context, .fit = a.set,
         .layout = (fq_layout)a.layout, .vocab = a.vocab, .prefix = a.prefix, .reexpress_as = a.as,
         .shard_bytes = a.shard_size, .overwrite = a.overwrite, .resume = a.resume, .dry_run = a.dry_run,
         .on_tensor = a.dry_run ? on_tensor : NULL, .user = &d,
@@ -126,6 +127,8 @@ static const arg_option options[] = {
     { "layout", 'l', ARG_CHOICE, "NAME", ARG_OFFSET(layout),
       "where the zeros stand: spread deals them evenly over GPUs and groups (default), tail puts them at the end, interleave "
       "is the documented procedure for Qwen", arg_layout_names, 0, 0, ARG_ANY },
+    { "regroup", 0, ARG_INT, "N", ARG_OFFSET(regroup),
+      "of a GPTQ, AWQ or compressed-tensors checkpoint: scales for groups of 32 or 64 channels instead of larger ones, each repeated; codes stay", NULL, 32, 128, ARG_ANY },
     { "vocab", 0, ARG_FLAG, NULL, ARG_OFFSET(vocab), "let --tp change vocab_size too", NULL, 0, 0, ARG_ANY },
     ARG_OPT_CONTEXT,
     { "prefix", 0, ARG_STRING, "NAME", ARG_OFFSET(prefix), "key prefix: keep (default), add, strip, or the prefix itself",

@@ -320,6 +320,7 @@ typedef struct fq_pad_options {
     const char *const *engine; size_t n_engine;
     const char *const *format; size_t n_format;  /* NULL = gptq-marlin */
     int group_size;                      /* 0 = 128: also the unit in which spread avoids all-zero groups */
+    int regroup;                         /* of integers that are quantized already: 32, 64 or 128 channels share a scale afterwards; 0 = as they are */
     int64_t context;
     fq_fit fit;                          /* ...or exactly these lengths (used when n_tp is 0; overrides where not 0) */
     fq_layout layout;

@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fs.h"
+
 #define MAX_EDIT 24
+#define MAX_QUANTIZE_CONFIG ((size_t)16 << 20)
 
 typedef struct edits {
     fqi_edit edit[MAX_EDIT];
@@ -66,7 +69,48 @@ static void add_llama(edits *x, const fqi_config *c)
     if (has(c, "auto_map")) add_removal(x, "auto_map");               /* it names the old classes */
 }
 
-fq_status fqi_fit_config(const fqi_config *c, const char *file, const fq_model *fitted, bool as_llama, char **out, size_t *n, fq_err *e)
+/* The member that says how many channels share a scale: of the whole, or of each group of modules (compressed-tensors). */
+static fq_status add_group(edits *x, const fqi_config *c, const char *file, int64_t group, fq_err *e)
+{
+    json_t *q = json_object_get(c->root, "quantization_config"), *groups = json_object_get(q, "config_groups"), *one;
+    const char *key, *plain = json_object_get(q, "q_group_size") ? "q_group_size" : "group_size";
+    char path[FQI_CONFIG_PATH_MAX], value[32];
+    const size_t before = x->n;
+    snprintf(value, sizeof value, "%lld", (long long)group);
+    if (json_is_integer(json_object_get(q, plain))) {
+        snprintf(path, sizeof path, "quantization_config.%s", plain);
+        add(x, path, value);
+    }
+    json_object_foreach(groups, key, one) {
+        if (!json_is_integer(json_object_get(json_object_get(one, "weights"), "group_size")) || strchr(key, '.') || strlen(key) > 32 || x->n + 1 >= MAX_EDIT) continue;
+        snprintf(path, sizeof path, "quantization_config.config_groups.%s.weights.group_size", key);
+        add(x, path, value);
+    }
+    if (x->n > before) return FQ_OK;
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(file), "regroup", "found no group_size in quantization_config, expected one to change");
+}
+
+fq_status fqi_fit_quantize_config(const char *dir, int64_t group, char **out, size_t *n, fq_err *e)
+{
+    char value[32], *path = fqi_path_join(dir, "quantize_config.json"), *text = NULL;
+    size_t length;
+    *out = NULL;
+    if (!path) return fqi_fail_nomem(e, "path");
+    fq_status s = FQ_OK;
+    if (fqi_path_exists(path)) s = fqi_file_slurp(path, MAX_QUANTIZE_CONFIG, &text, &length, e);
+    if (s == FQ_OK && text) {
+        json_t *root = json_loadb(text, length, 0, NULL);
+        snprintf(value, sizeof value, "%lld", (long long)group);
+        const fqi_edit edit = { .path = "group_size", .value = value };
+        if (json_is_integer(json_object_get(root, "group_size"))) s = fqi_json_edit(text, length, path, &edit, 1, out, n, e);
+        json_decref(root);
+    }
+    free(text);
+    free(path);
+    return s;
+}
+
+fq_status fqi_fit_config(const fqi_config *c, const char *file, const fq_model *fitted, bool as_llama, int64_t group, char **out, size_t *n, fq_err *e)
 {
     const fq_model *m = &c->model;
     edits *x = calloc(1, sizeof *x);
@@ -82,7 +126,8 @@ fq_status fqi_fit_config(const fqi_config *c, const char *file, const fq_model *
     };
     for (size_t i = 0; i < sizeof length / sizeof length[0]; i++) add_int(x, c, length[i].field, length[i].real, length[i].pad);
     if (as_llama) add_llama(x, c);
-    fq_status s = fqi_json_edit(c->text, c->n_text, file, x->edit, x->n, out, n, e);
+    fq_status s = group ? add_group(x, c, file, group, e) : FQ_OK;
+    if (s == FQ_OK) s = fqi_json_edit(c->text, c->n_text, file, x->edit, x->n, out, n, e);
     free(x);
     return s;
 }

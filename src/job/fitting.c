@@ -71,7 +71,9 @@ static fq_status plan_fit(asking *j, fq_err *e)
         .group_size = o->group_size, .context = o->context,
     };
     fq_plan *p = NULL;
-    FQI_TRY(fq_plan_create(&j->f->ckpt->info.model, &r, &p, e));
+    fq_model m = j->f->ckpt->info.model;
+    if (j->f->group_new) m.quant_group_size = (int)j->f->group_new;
+    FQI_TRY(fq_plan_create(&m, &r, &p, e));
     fq_status s = fq_plan_joint_fit(p, &j->f->fit, e);
     fq_plan_free(p);
     return s;
@@ -86,12 +88,33 @@ static fq_status common_multiple(const fq_pad_options *o, int64_t *out, fq_err *
     return FQ_OK;
 }
 
+/* Smaller groups that larger ones are made of. */
+static fq_status choose_group(asking *j, fq_err *e)
+{
+    const fq_model *m = &j->f->ckpt->info.model;
+    const int g = j->o->regroup, old = m->quant_group_size;
+    fqi_quant_scheme s;
+    if (g == 0) return FQ_OK;
+    if (g != 32 && g != 64 && g != 128) return fqi_fail(e, FQ_E_USAGE, NULL, "regroup", "found %d, expected 32, 64 or 128", g);
+    FQI_TRY(fqi_quant_scheme_read(j->f->ckpt, &s, e));
+    if (s.layouts == 0 || s.block[0] != 0 || s.varies || (m->quant != FQ_QUANT_GPTQ && m->quant != FQ_QUANT_AWQ && m->quant != FQ_QUANT_COMPRESSED_TENSORS))
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "regroup", "found weights that are not integers in groups of one size, expected GPTQ, AWQ or compressed-tensors");
+    if (old > 0 && old % g != 0) return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "regroup", "found groups of %d, which groups of %d do not divide: a smaller group never holds two scales", old, g);
+    if (old <= 0 && m->quant == FQ_QUANT_COMPRESSED_TENSORS)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "regroup", "found one scale for each channel, expected groups");
+    if (old == g) return FQ_OK;
+    j->f->group_old = old > 0 ? old : -1;
+    j->f->group_new = g;
+    return FQ_OK;
+}
+
 static fq_status choose_fit(asking *j, fq_err *e)
 {
     const fq_pad_options *o = j->o;
     const fq_model *m = &j->f->ckpt->info.model;
     fq_fit asked = o->fit;
     fqi_fit_normalize(m, &asked);
+    FQI_TRY(choose_group(j, e));
     if (o->n_tp > 0) FQI_TRY(plan_fit(j, e));
     override(&j->f->fit.intermediate_size_pad, asked.intermediate_size_pad);
     override(&j->f->fit.moe_intermediate_size_pad, asked.moe_intermediate_size_pad);
@@ -107,6 +130,7 @@ static fq_status choose_fit(asking *j, fq_err *e)
     fqi_quant_scheme scheme;
     FQI_TRY(fqi_quant_scheme_read(j->f->ckpt, &scheme, e));
     fqi_parts_units(&scheme, &j->f->layout.unit, &j->f->layout.grain);
+    if (j->f->group_new) j->f->layout.unit = j->f->group_new;
     return common_multiple(o, &j->f->layout.ranks, e);
 }
 
@@ -176,7 +200,7 @@ static bool same_naming(const fqi_naming *a, const fqi_naming *b)
 static fq_status check_change(const asking *j, fq_err *e)
 {
     j->f->changes = true;
-    if (!fit_is_identity(&j->f->ckpt->info.model, &j->f->fit) || j->f->as_llama || !same_naming(&j->f->ckpt->naming, &j->f->to)) return FQ_OK;
+    if (!fit_is_identity(&j->f->ckpt->info.model, &j->f->fit) || j->f->as_llama || j->f->group_new || !same_naming(&j->f->ckpt->naming, &j->f->to)) return FQ_OK;
     j->f->changes = false;
     if (j->mode == FQI_FITTING_QUANTIZE) return FQ_OK;
     return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "nothing-to-pad", "found lengths and names that fit as they are, expected something to change");
@@ -233,7 +257,7 @@ fq_status fqi_fitting_make(const fq_pad_options *o, fqi_fitting_mode mode, const
     FQI_TRY(check_change(&j, e));
     FQI_TRY(check_head_dim(&j, e));
     FQI_TRY(fqi_maps_create(&out->ckpt->info.model, &out->fit, &out->layout, &out->maps, e));
-    return fqi_parts_create(out->ckpt, &out->maps, NULL, &out->parts, e);
+    return fqi_parts_create(out->ckpt, &(fqi_parts_request){ .maps = &out->maps, .regroup = out->group_new }, &out->parts, e);
 }
 
 void fqi_fitting_free(fqi_fitting *f)

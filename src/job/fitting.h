@@ -16,6 +16,7 @@ typedef struct fqi_fitting {
     fqi_parts parts;             /* of weights that are quantized already */
     fqi_naming to;
     bool as_llama;
+    int64_t group_old, group_new;   /* regrouped; 0: not */
     char **zeros; size_t n_zeros; const fqi_tensor *zeros_like;   /* biases that another architecture needs; see outplan.h */
     bool changes;                /* something is padded, renamed or re-expressed */
 } fqi_fitting;

@@ -19,6 +19,7 @@ typedef struct pad_job {
     fqi_fitting f;
     fqi_outplan plan;
     char *config; size_t n_config;
+    char *quantize_config; size_t n_quantize_config;   /* with another group_size; NULL: none, or copied like other files */
 } pad_job;
 
 /* ---- doing it ---- */
@@ -33,7 +34,8 @@ static fq_status prepare(pad_job *j, fq_err *e)
     };
     FQI_TRY(fqi_outplan_create(&r, &j->plan, e));
     FQI_TRY(fqi_fitting_check_names(&j->f, j->o, &j->plan, e));
-    return fqi_fit_config(&j->f.ckpt->config, j->o->source, &j->f.fitted, j->f.as_llama, &j->config, &j->n_config, e);
+    if (j->f.group_new) FQI_TRY(fqi_fit_quantize_config(j->f.ckpt->dir, j->f.group_new, &j->quantize_config, &j->n_quantize_config, e));
+    return fqi_fit_config(&j->f.ckpt->config, j->o->source, &j->f.fitted, j->f.as_llama, j->f.group_new, &j->config, &j->n_config, e);
 }
 
 static fq_status print_provenance(void *user, const fqi_hash128 *source_hash, char **text, size_t *n, fq_err *e)
@@ -46,7 +48,7 @@ static fq_status print_provenance(void *user, const fqi_hash128 *source_hash, ch
         if (j->plan.tensor[i].src) t[n_tensor++] = (fqi_prov_tensor){ .name = j->plan.tensor[i].name, .source_hash = source_hash[i], .source_shard = j->plan.tensor[i].src->shard, .dtype = (fq_dtype)j->plan.tensor[i].dtype };
     fqi_prov_write w = {
         .layout = fqi_layout_name[j->f.layout.kind], .group_size = j->f.layout.group, .model = &j->f.ckpt->info.model, .fit = &j->f.fit,
-        .maps = &j->f.maps, .from = &j->f.ckpt->naming, .to = &j->f.to, .added = (const char *const *)j->f.zeros, .n_added = j->f.n_zeros,
+        .maps = &j->f.maps, .group_old = j->f.group_old, .group_new = j->f.group_new, .from = &j->f.ckpt->naming, .to = &j->f.to, .added = (const char *const *)j->f.zeros, .n_added = j->f.n_zeros,
         .shard = j->f.ckpt->shard, .n_shard = j->f.ckpt->n_shard,
         .config_source = j->f.ckpt->config.text, .config_target = j->config, .tensor = t, .n_tensor = n_tensor,
     };
@@ -103,8 +105,9 @@ static fq_status run_job(pad_job *j, fq_pad_report *out, fq_err *e)
     double start = fqi_now_seconds();
     FQI_TRY(prepare(j, e));
     fqi_write_result result = { 0 };
+    const fqi_extra_file extra = { "quantize_config.json", j->quantize_config, j->n_quantize_config };
     fqi_write_request w = {
-        .ckpt = j->f.ckpt, .plan = &j->plan, .parts = &j->f.parts, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
+        .extra = &extra, .n_extra = j->quantize_config != NULL, .ckpt = j->f.ckpt, .plan = &j->plan, .parts = &j->f.parts, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
         .run = j->run, .phase = "pad", .config = j->config, .n_config = j->n_config,
         .provenance = print_provenance, .user = j,
     };
@@ -121,6 +124,7 @@ static fq_status run_job(pad_job *j, fq_pad_report *out, fq_err *e)
 static void free_job(pad_job *j)
 {
     free(j->config);
+    free(j->quantize_config);
     fqi_outplan_free(&j->plan);
     fqi_fitting_free(&j->f);
 }

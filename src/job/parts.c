@@ -10,11 +10,12 @@
 #include "checkpoint/packed.h"
 
 /* A map that follows from an axis' map. Few: axes x units. */
-typedef struct fqi_parts_map { const fqi_map *axis; fqi_unit unit; int64_t now, next; fqi_map map; } derived;
+typedef struct fqi_parts_map { const fqi_map *axis; int64_t length; fqi_unit unit; int64_t now, next; fqi_map map; } derived;   /* axis NULL: identity of that length */
 
 typedef struct making {
     fqi_parts *p;
     const fqi_maps *maps, *forward;
+    int64_t regroup;
     fqi_quant_scheme scheme;
 } making;
 
@@ -25,6 +26,7 @@ typedef struct looking {
     const fqi_map *axis[2], *forward[2];
     fqi_quant_size old, new;    /* of the forward maps */
     bool ordered;               /* g_idx is another than k / group */
+    bool regroups;
 } looking;
 
 static const char *module_name(const looking *l, char shown[FQI_NAME_MAX + 1])
@@ -53,6 +55,13 @@ static fq_status append_groups(int64_t old, int64_t new, fqi_map *out, fq_err *e
 
 static fq_status make_map(const looking *l, const fqi_map *axis, fqi_part_dim d, derived *x, fq_err *e)
 {
+    fqi_map same = { 0 };
+    if (!axis) {   /* smaller groups of channels that stay */
+        FQI_TRY(fqi_map_identity(&same, x->length, e));
+        const fq_status s = fqi_map_blocks(&same, x->now, x->next, &x->map, e);
+        fqi_map_free(&same);
+        return s;
+    }
     const bool along_k = d.along == FQI_ALONG_K;
     if (d.unit == FQI_UNIT_WORD) return fqi_map_shrink(axis, x->now, &x->map, e);
     if (along_k && l->ordered) return append_groups(axis->n_old / x->now, axis->n_new / x->next, &x->map, e);
@@ -80,13 +89,13 @@ static fq_status derive(const looking *l, fqi_part_dim d, const fqi_map **out, f
     const int k = d.along == FQI_ALONG_K;
     const fqi_map *axis = l->forward[k];
     const int64_t word = 32 / l->old.bits;
-    derived x = { .axis = axis, .unit = (fqi_unit)d.unit, .now = k ? l->old.group_cols : l->old.group_rows, .next = k ? l->new.group_cols : l->new.group_rows };
+    derived x = { .axis = axis, .length = axis ? 0 : k ? l->old.cols : l->old.rows, .unit = (fqi_unit)d.unit, .now = k ? l->old.group_cols : l->old.group_rows, .next = k ? l->new.group_cols : l->new.group_rows };
     fq_err why;
     if (d.unit == FQI_UNIT_WORD) x.now = x.next = word;
     if (k && d.unit == FQI_UNIT_GROUP && l->ordered) x.next = -x.next;   /* another map than that of channels in their order */
     for (size_t i = 0; i < l->j->p->n_derived; i++) {
         const derived *y = l->j->p->derived[i];
-        if (y->axis != x.axis || y->unit != x.unit || y->now != x.now || y->next != x.next) continue;
+        if (y->axis != x.axis || y->length != x.length || y->unit != x.unit || y->now != x.now || y->next != x.next) continue;
         *out = &y->map;
         return FQ_OK;
     }
@@ -161,7 +170,7 @@ static fq_status look_at_order(looking *l, fq_err *e)
     const fqi_tensor *t = l->m->now.part[FQI_PART_ORDER];
     const fqi_quant_size *s = &l->m->now.size;
     uint32_t *group;
-    if (!t || !l->axis[1]) return FQ_OK;
+    if (!t || (!l->axis[1] && !l->regroups)) return FQ_OK;
     FQI_TRY(read_order(l->j->p->ckpt, NULL, t, &group, e));
     fq_status status = FQ_OK;
     for (int64_t k = 0; k < s->cols; k++) {
@@ -202,7 +211,8 @@ static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e
         const fqi_part_dim dim = form->dim[d];
         const int k = dim.along == FQI_ALONG_K;
         x->shape_new[d] = t->shape[d];
-        if (dim.along == FQI_ALONG_NONE || !l->axis[k]) continue;
+        const bool regrouped = l->regroups && k && dim.unit == FQI_UNIT_GROUP;
+        if (dim.along == FQI_ALONG_NONE || (!l->axis[k] && !regrouped)) continue;
         if (dim.unit == FQI_UNIT_ELEMENT) x->map[d] = l->axis[k];
         else FQI_TRY(derive(l, dim, &x->map[d], e));
         x->shape_new[d] = x->map[d]->n_new;
@@ -210,7 +220,7 @@ static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e
             return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(p->ckpt->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " in dimension %d, expected %" PRId64, t->shape[d], d, x->map[d]->n_old);
     }
     x->computed = (l->axis[0] || l->axis[1]) && part == FQI_PART_SHAPE;
-    if (part == FQI_PART_ORDER && l->axis[1]) x->computed = !(l->ordered && l->j->forward);   /* going back, old channels have their old groups */
+    if (part == FQI_PART_ORDER && (l->axis[1] || l->regroups)) x->computed = !(l->ordered && l->j->forward);   /* going back, old channels have their old groups */
     return FQ_OK;
 }
 
@@ -219,11 +229,17 @@ static fq_status plan_module(looking *l, uint32_t module, fq_err *e)
     const fqi_quant_module *q = &l->m->now;
     char shown[FQI_NAME_MAX + 1];
     const bool changes = l->axis[0] || l->axis[1];
+    l->regroups = l->j->regroup != 0 && !q->form->floats;
     if (changes && !q->form->floats && q->size.bits == 3)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-bits", "module %s: found 3 bits, whose codes straddle words, expected 2, 4 or 8", module_name(l, shown));
     FQI_TRY(look_at_order(l, e));
-    const fqi_quant_size other = size_with(&q->size, (l->j->forward ? length_before : length_after)(l->forward[0], q->size.rows),
+    if (l->regroups && l->ordered)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-order", "module %s: found a g_idx that is not in the order of channels, expected one that is: its groups cannot be made smaller", module_name(l, shown));
+    fqi_quant_size other = size_with(&q->size, (l->j->forward ? length_before : length_after)(l->forward[0], q->size.rows),
                                            (l->j->forward ? length_before : length_after)(l->forward[1], q->size.cols));
+    if (l->regroups) other.group_cols = l->j->regroup > 0 ? l->j->regroup : other.cols;
+    if (l->regroups && other.cols % other.group_cols != 0)
+        return fqi_fail(e, FQ_E_USAGE, FQI_FILE(l->j->p->ckpt->info.path), "regroup", "module %s: found %" PRId64 " inputs, expected a multiple of %" PRId64, module_name(l, shown), other.cols, other.group_cols);
     l->old = l->j->forward ? other : q->size;
     l->new = l->j->forward ? q->size : other;
     l->m->size_new = other;
@@ -280,9 +296,9 @@ static fq_status create(making *j, fq_err *e)
     return FQ_OK;
 }
 
-fq_status fqi_parts_create(const fq_ckpt *c, const fqi_maps *maps, const fqi_maps *forward, fqi_parts *out, fq_err *e)
+fq_status fqi_parts_create(const fq_ckpt *c, const fqi_parts_request *r, fqi_parts *out, fq_err *e)
 {
-    making j = { .p = out, .maps = maps, .forward = forward };
+    making j = { .p = out, .maps = r->maps, .forward = r->forward, .regroup = r->regroup };
     *out = (fqi_parts){ .ckpt = c };
     if (c->info.model.quant == FQ_QUANT_NONE || !c->bound) return FQ_OK;
     FQI_TRY(fqi_quant_scheme_read(c, &j.scheme, e));
@@ -314,7 +330,8 @@ static fq_status moved_order(const fqi_parts *p, const fq_run *run, const fqi_pa
     FQI_TRY(read_order(p->ckpt, run, t, &old, e));
     bool ordered = false;
     for (int64_t k = 0; k < m->now.size.cols; k++) ordered = ordered || old[k] != (uint32_t)(k / g);
-    for (size_t i = 0; i < m->map[1]->n_run; i++)
+    for (; !m->map[1] && at < m->size_new.cols; at++) group[at] = (uint32_t)(at / m->size_new.group_cols);
+    for (size_t i = 0; m->map[1] && i < m->map[1]->n_run; i++)
         for (int64_t k = 0; k < m->map[1]->run[i].count; k++, at++) {
             const int64_t src = m->map[1]->run[i].src;
             if (!ordered) group[at] = (uint32_t)(at / m->size_new.group_cols);

@@ -42,10 +42,14 @@ typedef struct fqi_parts {
     struct fqi_parts_map **derived; size_t n_derived, cap_derived;   /* private */
 } fqi_parts;
 
-/* maps: of the model's axes as they are being applied. back: they undo `forward`, whose derived maps are inverted, since a group that was
- * split comes back from two that are alike; else forward is NULL. Zero-initialise out; freed by the caller also on failure. The catalogue and
- * the maps are borrowed. */
-fq_status fqi_parts_create(const fq_ckpt *c, const fqi_maps *maps, const fqi_maps *forward, fqi_parts *out, fq_err *e);
+/* What a job does to the parts. maps: of the model's axes as they are being applied. forward: they undo these, whose derived maps are inverted,
+ * since a group that was split comes back from two that are alike; NULL: they go forward. regroup: channels that share a scale afterwards, of
+ * integers (going back: shared it before, -1 for one group a row); 0: as they are. Scales and zero points of a group are repeated for
+ * each of the smaller ones; codes stay. */
+typedef struct fqi_parts_request { const fqi_maps *maps, *forward; int64_t regroup; } fqi_parts_request;
+
+/* Zero-initialise out; freed by the caller also on failure. The catalogue and the maps are borrowed. */
+fq_status fqi_parts_create(const fq_ckpt *c, const fqi_parts_request *r, fqi_parts *out, fq_err *e);
 void fqi_parts_free(fqi_parts *p);
 /* Bytes [off, off + n) of computed tensor i. Reads what it needs of the source. */
 fq_status fqi_parts_make(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e);

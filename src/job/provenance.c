@@ -117,6 +117,7 @@ static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
            put(o, "naming", json_pack("{s:o, s:o}", "source", print_naming(w->from), "target", print_naming(w->to))) &&
            put(o, "added", print_added(w)) && put(o, "source_shards", print_shards(w)) &&
            put(o, "config_source", json_string(w->config_source)) && put(o, "config_xxh3", json_string(hex)) &&
+           (w->group_new == 0 || put(o, "regrouped", json_pack("[I, I]", (json_int_t)w->group_old, (json_int_t)w->group_new))) &&
            put(o, "tensors", print_tensors(w)) && (!w->quantization || json_object_set(o, "quantization", w->quantization) == 0);
 }
 
@@ -293,6 +294,10 @@ static fq_status read_text(const json_t *o, const char *file, fqi_prov *p, fq_er
     memcpy(p->layout, layout, strlen(layout) + 1);
     memcpy(p->family, family, strlen(family) + 1);
     p->group_size = json_integer_value(json_object_get(o, "group_size"));
+    const json_t *regrouped = json_object_get(o, "regrouped");
+    p->group_old = json_integer_value(json_array_get(regrouped, 0));
+    p->group_new = json_integer_value(json_array_get(regrouped, 1));
+    if (regrouped && ((p->group_old < 1 && p->group_old != -1) || p->group_new < 1)) return bad(e, file, "\"regrouped\" other than two sizes of groups");
     p->config_source = keep(p, config);
     p->n_config_source = strlen(config);
     return p->config_source ? FQ_OK : fqi_fail_nomem(e, "fitq.json");

@@ -30,6 +30,7 @@ typedef struct fqi_prov_tensor { const char *name; fqi_hash128 source_hash; uint
 typedef struct fqi_prov {
     char layout[16], family[32];
     int64_t group_size;
+    int64_t group_old, group_new;   /* of quantized weights that were regrouped, -1: one group a row; 0: they were not */
     fqi_maps maps;                  /* source -> target */
     fqi_naming from, to;            /* names in the source and in this checkpoint */
     const char **added; size_t n_added;             /* names of tensors of zeros that the source does not have; name order */
@@ -56,6 +57,7 @@ bool fqi_rename(const fqi_naming *from, const fqi_naming *to, const fqi_bound *b
 typedef struct fqi_prov_write {
     const char *layout;
     int64_t group_size;
+    int64_t group_old, group_new;   /* of quantized weights that were regrouped, -1: one group a row; 0: they were not */
     const fq_model *model; const fq_fit *fit;
     const fqi_maps *maps;
     const fqi_naming *from, *to;

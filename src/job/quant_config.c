@@ -124,7 +124,7 @@ fq_status fqi_quant_config(fqi_quantize *q, fq_err *e)
     if (s == FQ_OK) s = put(q, "", &own, e);
     if (s == FQ_OK) fqi_str_puts(&own, "\n");
     if (s == FQ_OK && own.failed) s = fqi_fail_nomem(e, "quantize_config.json");
-    if (s == FQ_OK) s = fqi_fit_config(&q->fitting.ckpt->config, q->o->pad.source, &q->fitting.fitted, q->fitting.as_llama, &fitted, &n, e);
+    if (s == FQ_OK) s = fqi_fit_config(&q->fitting.ckpt->config, q->o->pad.source, &q->fitting.fitted, q->fitting.as_llama, 0, &fitted, &n, e);
     if (s == FQ_OK) {
         const fqi_edit edit = { .path = "quantization_config", .value = in.s };
         s = fqi_json_edit(fitted, n, q->o->pad.source, &edit, 1, &q->config, &q->n_config, e);

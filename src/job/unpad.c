@@ -20,6 +20,7 @@ typedef struct unpad_job {
     fqi_parts parts;
     fqi_outplan plan;
     char *config; size_t n_config;
+    char *quantize_config; size_t n_quantize_config;
     fq_model restored;
 } unpad_job;
 
@@ -49,7 +50,7 @@ static fq_status choose_config(unpad_job *j, fq_err *e)
     if (strcmp(before.model.model_type, now->model.model_type) != 0)
         s = fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "config-changed", "found a config.json that was edited after fitq wrote it as another architecture, expected it unchanged");
     else
-        s = fqi_fit_config(now, j->o->source, &before.model, false, &j->config, &j->n_config, e);
+        s = fqi_fit_config(now, j->o->source, &before.model, false, j->prov.group_old, &j->config, &j->n_config, e);
     if (s == FQ_OK && j->run->log)
         j->run->log(j->run->user, FQ_LOG_WARN, "config.json was edited after fitq wrote it: the lengths are set back, the edits are kept");
     fqi_config_free(&before);
@@ -101,7 +102,8 @@ static fq_status prepare(unpad_job *j, fq_err *e)
     FQI_TRY(check_source(j, e));
     FQI_TRY(check_complete(j, e));
     FQI_TRY(fqi_maps_inverse(&j->prov.maps, &j->back, e));
-    FQI_TRY(fqi_parts_create(j->ckpt, &j->back, &j->prov.maps, &j->parts, e));
+    FQI_TRY(fqi_parts_create(j->ckpt, &(fqi_parts_request){ .maps = &j->back, .forward = &j->prov.maps, .regroup = j->prov.group_old }, &j->parts, e));
+    if (j->prov.group_old) FQI_TRY(fqi_fit_quantize_config(j->ckpt->dir, j->prov.group_old, &j->quantize_config, &j->n_quantize_config, e));
     FQI_TRY(choose_config(j, e));
     fqi_outplan_request r = {
         .ckpt = j->ckpt, .maps = &j->back, .parts = &j->parts, .from = &j->prov.to, .to = &j->prov.from,
@@ -123,8 +125,9 @@ static fq_status run_job(unpad_job *j, fq_pad_report *out, fq_err *e)
     double start = fqi_now_seconds();
     FQI_TRY(prepare(j, e));
     fqi_write_result result = { 0 };
+    const fqi_extra_file extra = { "quantize_config.json", j->quantize_config, j->n_quantize_config };
     fqi_write_request w = {
-        .ckpt = j->ckpt, .plan = &j->plan, .parts = &j->parts, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
+        .extra = &extra, .n_extra = j->quantize_config != NULL, .ckpt = j->ckpt, .plan = &j->plan, .parts = &j->parts, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
         .run = j->run, .phase = "unpad", .config = j->config, .n_config = j->n_config, .check = check_hashes, .user = j,
     };
     FQI_TRY(fqi_write_checkpoint(&w, &result, e));
@@ -146,6 +149,7 @@ fq_status fq_unpad(const fq_unpad_options *o, const fq_run *run, fq_pad_report *
     if (!o->source || !o->target) return fqi_fail(e, FQ_E_USAGE, NULL, "paths", "found no %s", o->source ? "target" : "source");
     fq_status s = run_job(&j, report, e);
     free(j.config);
+    free(j.quantize_config);
     fqi_outplan_free(&j.plan);
     fqi_parts_free(&j.parts);
     fqi_maps_free(&j.back);

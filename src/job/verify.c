@@ -290,7 +290,7 @@ static fq_status run_verify(verify *v, const char *a, const char *b, fq_err *e)
     FQI_TRY(fq_ckpt_check(v->a, e));
     FQI_TRY(check_b(v->b, e));
     FQI_TRY(load_provenance(v, e));
-    if (v->fitted) FQI_TRY(fqi_parts_create(v->a, &v->prov.maps, NULL, &v->parts, e));
+    if (v->fitted) FQI_TRY(fqi_parts_create(v->a, &(fqi_parts_request){ .maps = &v->prov.maps, .regroup = v->prov.group_new }, &v->parts, e));
     FQI_TRY(match(v, e));
     v->report.n_tensor = v->b->n_tensor;
     FQI_TRY(compare(v, e));
