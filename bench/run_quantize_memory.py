@@ -23,12 +23,16 @@ MODELS = {'qwen2_0.5b': '24', 'qwen2': '1', 'qwen3_moe': '1'}   # family of make
 
 
 def least_memory(command):
-    """What the refusal of a budget of 1 MiB says: the least that works."""
-    p = subprocess.run([*command, '--dry-run', '--memory', '1MiB'], capture_output=True, text=True, check=False)
-    found = re.search(r'expected at least (\d+) MiB', p.stderr)
-    if p.returncode != 5 or not found:
-        sys.exit(f'{" ".join(command)}: exit {p.returncode}, expected 5 and the least memory: {p.stderr}')
-    return int(found.group(1))
+    """What refusals name as the least that works, in MiB: buffers are asked about first, then the layers."""
+    budget = 1
+    while True:
+        p = subprocess.run([*command, '--dry-run', '--memory', f'{budget}MiB'], capture_output=True, text=True, check=False)
+        if p.returncode == 0:
+            return budget
+        found = re.search(r'expected at least (\d+) MiB', p.stderr)
+        if p.returncode != 5 or not found or int(found.group(1)) <= budget:
+            sys.exit(f'{" ".join(command)}: exit {p.returncode}, expected 5 and the least memory: {p.stderr}')
+        budget = int(found.group(1))
 
 
 def measure(name, command, budget):
