@@ -414,7 +414,8 @@ void plan_advise(plan_view *v)
 const char *plan_no_command(const plan_view *v)
 {
     if (v->fitted) return "this checkpoint is fitted already: pad the original (`fitq unpad` gives it back)";
-    if (v->model->quant != FQ_QUANT_NONE) return "this checkpoint is quantized already: pad the original weights, then quantize them";
+    if (v->model->quant == FQ_QUANT_OTHER) return "this checkpoint is quantized in a form that fitq does not read: pad the original weights, then quantize them";
+    if (v->model->quant != FQ_QUANT_NONE) return "this checkpoint is quantized already: fitq pad with the same --tp and --engine moves its codes and scales, --regroup N makes its groups smaller";
     return v->model->family[0] ? NULL : "fitq cannot pad this family (`fitq help families` lists those that it can)";
 }
 

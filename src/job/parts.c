@@ -185,13 +185,17 @@ static fq_status look_at_order(looking *l, fq_err *e)
 
 /* ---- modules ------------------------------------------------------------------------------------------------------- */
 
-static fqi_quant_size size_with(const fqi_quant_size *s, int64_t rows, int64_t cols)
+/* What has one scale for the whole length has one for the new length too; groups stay as large, also where there is only one of them. */
+static fqi_quant_size size_with(const looking *l, int64_t rows, int64_t cols)
 {
-    fqi_quant_size out = *s;
+    const fqi_quant_module *q = &l->m->now;
+    const fqi_part_form *scale = &q->form->part[FQI_PART_SCALE];
+    const fqi_quant_scheme *s = &l->j->scheme;
+    fqi_quant_size out = q->size;
     out.rows = rows;
     out.cols = cols;
-    if (s->group_cols == s->cols) out.group_cols = cols;   /* one group, whatever the length */
-    if (s->group_rows == s->rows && s->group_rows != 1) out.group_rows = rows;
+    if (!fqi_part_has(scale, FQI_ALONG_K, FQI_UNIT_GROUP) || (!q->form->floats && s->group_size <= 0)) out.group_cols = cols;
+    if (!fqi_part_has(scale, FQI_ALONG_N, FQI_UNIT_GROUP) && !fqi_part_has(scale, FQI_ALONG_N, FQI_UNIT_ELEMENT)) out.group_rows = rows;
     return out;
 }
 
@@ -235,7 +239,7 @@ static fq_status plan_module(looking *l, uint32_t module, fq_err *e)
     FQI_TRY(look_at_order(l, e));
     if (l->regroups && l->ordered)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-order", "module %s: found a g_idx that is not in the order of channels, expected one that is: its groups cannot be made smaller", module_name(l, shown));
-    fqi_quant_size other = size_with(&q->size, (l->j->forward ? length_before : length_after)(l->forward[0], q->size.rows),
+    fqi_quant_size other = size_with(l, (l->j->forward ? length_before : length_after)(l->forward[0], q->size.rows),
                                            (l->j->forward ? length_before : length_after)(l->forward[1], q->size.cols));
     if (l->regroups) other.group_cols = l->j->regroup > 0 ? l->j->regroup : other.cols;
     if (l->regroups && other.cols % other.group_cols != 0)
@@ -368,8 +372,10 @@ void fqi_parts_units(const fqi_quant_scheme *s, int64_t *unit, int64_t *grain)
 {
     *unit = *grain = 0;
     if (s->layouts == 0) return;
-    *grain = s->bits > 0 && s->bits < 32 && 32 % s->bits == 0 && s->block[0] == 0 ? 32 / s->bits : 1;
-    *unit = s->group_size > 0 ? s->group_size : *grain;
+    bool words = false;   /* numbers of 8 bits stand alone */
+    for (int l = 0; l < FQI_N_QL; l++) words = words || ((s->layouts >> l & 1u) && !fqi_quant_form_of((fqi_quant_layout)l)->floats);
+    *grain = words && s->bits > 0 && 32 % s->bits == 0 ? 32 / s->bits : 1;
+    *unit = words && s->group_size > 0 ? s->group_size : *grain;
     for (int d = 0; d < 2; d++)
         if (s->block[d] > *unit) *unit = s->block[d];
 }
