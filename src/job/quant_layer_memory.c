@@ -104,8 +104,7 @@ static uint64_t pass_bytes(const fq_model *m, const fqi_quant_settings *s, size_
     if (!(s->shift > 0)) return sum;
     const uint64_t expert = m->n_moe_layer ? (uint64_t)m->moe_intermediate_size : 0;
     sum = fqi_sat_add(sum, fqi_sat_add(attention, fqi_sat_mul(fqi_plain_floats(m, (size_t)n), sizeof(float))));
-    const bool moved = m->n_moe_layer || m->o_bias || m->mlp_bias;   /* rows that are matched, or a stream with a bias: else untouched */
-    return moved ? fqi_sat_add(sum, matrix(n, expert > hidden ? expert : hidden)) : sum;
+    return fqi_sat_add(sum, matrix(n, expert > hidden ? expert : hidden));
 }
 
 uint64_t fqi_quant_disk_bytes(const fq_model *m, const fqi_quant_settings *s, size_t n_window, size_t seqlen)
