@@ -228,6 +228,38 @@ static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e
     return FQ_OK;
 }
 
+/* Of integers every group is whole, also the last: readers disagree about a short one, and this one takes none. */
+static fq_status check_whole_groups(const looking *l, const fqi_quant_size *other, fq_err *e)
+{
+    char shown[FQI_NAME_MAX + 1];
+    if (l->m->now.form->floats || !l->axis[1] || other->cols % other->group_cols == 0) return FQ_OK;
+    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-group", "module %s: found %" PRId64 " input channels to come, expected whole groups of %" PRId64, module_name(l, shown), other->cols,
+                    other->group_cols);
+}
+
+/* The shape is written anew: one that does not tell the lengths would otherwise be mended without a word, and unpad could not give it back. */
+static fq_status check_stored_shape(const looking *l, fq_err *e)
+{
+    const fqi_tensor *t = l->m->now.part[FQI_PART_SHAPE];
+    int64_t want[2] = { l->m->now.size.rows, l->m->now.size.cols }, found[2] = { 0, 0 };
+    unsigned char both[16];
+    fqi_file f;
+    if (!t || (!l->axis[0] && !l->axis[1])) return FQ_OK;
+    const size_t size = fq_dtype_bits((fq_dtype)t->dtype) / 8;
+    FQI_TRY(fqi_ckpt_open_shard(l->j->p->ckpt, t->shard, FQ_IO_BUFFERED, &f, e));
+    const fq_status s = fqi_file_read(&f, both, 2 * size, t->off, e);
+    fqi_file_close(&f);
+    FQI_TRY(s);
+    for (size_t d = 0; d < 2; d++) {
+        int32_t half;
+        memcpy(&half, both + d * size, sizeof half);
+        if (size == sizeof half) found[d] = half;
+        else memcpy(&found[d], both + d * size, sizeof found[d]);
+    }
+    if (found[0] == want[0] && found[1] == want[1]) return FQ_OK;
+    return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(l->j->p->ckpt->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " x %" PRId64 ", expected %" PRId64 " x %" PRId64, found[0], found[1], want[0], want[1]);
+}
+
 static fq_status plan_module(looking *l, uint32_t module, fq_err *e)
 {
     const fqi_quant_module *q = &l->m->now;
@@ -244,6 +276,8 @@ static fq_status plan_module(looking *l, uint32_t module, fq_err *e)
     if (l->regroups) other.group_cols = l->j->regroup > 0 ? l->j->regroup : other.cols;
     if (l->regroups && other.cols % other.group_cols != 0)
         return fqi_fail(e, FQ_E_USAGE, FQI_FILE(l->j->p->ckpt->info.path), "regroup", "module %s: found %" PRId64 " inputs, expected a multiple of %" PRId64, module_name(l, shown), other.cols, other.group_cols);
+    FQI_TRY(check_whole_groups(l, &other, e));
+    FQI_TRY(check_stored_shape(l, e));
     l->old = l->j->forward ? other : q->size;
     l->new = l->j->forward ? q->size : other;
     l->m->size_new = other;
@@ -378,4 +412,5 @@ void fqi_parts_units(const fqi_quant_scheme *s, int64_t *unit, int64_t *grain)
     *unit = words && s->group_size > 0 ? s->group_size : *grain;
     for (int d = 0; d < 2; d++)
         if (s->block[d] > *unit) *unit = s->block[d];
+    if (words && !s->sym) *grain = *unit;   /* groups with zero points of their own are not split: what fills them up would not be zero */
 }

@@ -9,9 +9,9 @@
  *
  * Two kinds of parts are not moved but computed: the group of every input channel (g_idx), and the shape that compressed-tensors stores.
  *
- * Refused, with the module's name: maps that would put two groups into one ("map-block"), cut a word ("map-unit"), or fill up part of a
- * group whose zero points are its own ("packed-zero"); and codes that straddle words ("packed-bits": 3 bits). Reads no weights until
- * fqi_parts_make. */
+ * Refused, with the module's name: maps that would put two groups into one ("map-block"), cut a word ("map-unit"), fill up part of a group whose
+ * zero points are its own ("packed-zero"), or end in part of a group of integers ("packed-group"); codes that straddle words ("packed-bits":
+ * 3 bits); and a stored shape that does not tell the lengths ("packed-shape"). Until fqi_parts_make only orders and shapes are read. */
 #ifndef FITQ_JOB_PARTS_H
 #define FITQ_JOB_PARTS_H
 
@@ -54,7 +54,8 @@ void fqi_parts_free(fqi_parts *p);
 /* Bytes [off, off + n) of computed tensor i. Reads what it needs of the source. */
 fq_status fqi_parts_make(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e);
 
-/* What shares a scale along the axes that can be padded, and what shares a word, in elements, for fqi_layout. 0: not quantized. */
+/* What shares a scale along the axes that can be padded, and what must stay together when such a block is split (a word; the whole block, where
+ * zero points are its own), in elements, for fqi_layout. 0: not quantized. */
 void fqi_parts_units(const fqi_quant_scheme *s, int64_t *unit, int64_t *grain);
 
 #endif
