@@ -98,13 +98,14 @@ fq_status fqi_fit_quantize_config(const char *dir, int64_t group, char **out, si
     if (!path) return fqi_fail_nomem(e, "path");
     fq_status s = FQ_OK;
     if (fqi_path_exists(path)) s = fqi_file_slurp(path, MAX_QUANTIZE_CONFIG, &text, &length, e);
+    json_t *root = NULL;
+    if (s == FQ_OK && text) s = fqi_json_parse(text, length, path, &root, e);
     if (s == FQ_OK && text) {
-        json_t *root = json_loadb(text, length, 0, NULL);
         snprintf(value, sizeof value, "%lld", (long long)group);
         const fqi_edit edit = { .path = "group_size", .value = value };
         if (json_is_integer(json_object_get(root, "group_size"))) s = fqi_json_edit(text, length, path, &edit, 1, out, n, e);
-        json_decref(root);
     }
+    json_decref(root);
     free(text);
     free(path);
     return s;

@@ -129,9 +129,19 @@ class Lab:
         self.variants = {
             "new": Variant("pad", self.src, pad + ["spread"]),
             "replace": Variant("pad", self.src2, pad + ["interleave", "--shard-size", "4MB", "--overwrite"], True),
+            "codes": Variant("pad", self.packed(), pad + ["spread", "--regroup", "64"]),
         }
         self.variants.update(self.quantizers())
         self.ref, self.count, self.seconds = {}, {}, {}
+
+    def packed(self):
+        """The model in codes, whose parts are moved and computed; other programs' settings beside it."""
+        folder = os.path.join(self.work, "packed")
+        subprocess.run([sys.executable, os.path.join(self.root, "tests/tools/pack_quantized.py"), self.src, folder, "gptq", "4", "128"], check=True)
+        shutil.copytree(os.path.join(self.src, "more"), os.path.join(folder, "more"))
+        with open(os.path.join(folder, "quantize_config.json"), "w") as f:
+            f.write('{"bits": 4, "group_size": 128, "sym": true}\n')
+        return folder
 
     def quantizers(self):
         """A dense layer and one of experts, of which some get few tokens: every way in which codes are made."""
