@@ -93,14 +93,16 @@ typedef struct asked {
     size_t n;
 } asked;
 
-static void add_candidate(asked *q, const plan_way *w)
+static void add_candidate(asked *q, const plan_way *given)
 {
+    plan_way own = *given, *w = &own;
+    w->regroups = w->group_size && q->v->model->quant != FQ_QUANT_NONE;
     for (size_t i = 0; i < q->n; i++)
         if (same_way(&q->at[i], w)) {
             q->at[i].by_tp |= w->by_tp;
             return;
         }
-    if (q->n < MAX_CANDIDATE) q->at[q->n++] = *w;
+    if (q->n < MAX_CANDIDATE) q->at[q->n++] = own;
 }
 
 /* Does some engine need another architecture's name for what it would misread? */
@@ -327,6 +329,32 @@ void plan_advice_drop(plan_advice *a)
     a->why = a->able = a->idle = a->unjudged = NULL;
 }
 
+/* Smaller groups of a checkpoint that has groups are free of padding, but not every engine has kernels for them: what one engine alone would
+ * take, and is not among the ways for all. */
+static void choose_alone(const asked *q, plan_advice *a)
+{
+    size_t n_engine = rows_of(q).n_engine, per_engine = n_engine ? fq_plan_n_entry(q->plan) / n_engine : 0;
+    for (size_t i = 0; i < n_engine && n_engine > 1 && q->v->model->quant != FQ_QUANT_NONE; i++) {
+        const char *id = fq_plan_get_entry(q->plan, i * per_engine)->engine->id;
+        asked one = { .v = q->v, .request = q->request };
+        plan_advice found = { .n_tp = a->n_tp };
+        fq_plan *p = NULL;
+        one.request.engine = &id;
+        one.request.n_engine = 1;
+        if (fq_plan_create(q->v->model, &one.request, &p, NULL) != FQ_OK) return;
+        one.plan = p;
+        choose(&one, &found);
+        for (size_t k = 0; k < found.n_way && a->n_way < PLAN_MAX_WAY; k++) {
+            bool new = found.way[k].regroups;
+            for (size_t w = 0; w < a->n_way; w++) new = new && !same_way(&a->way[w], &found.way[k]);
+            if (!new) continue;
+            a->way[a->n_way] = found.way[k];
+            a->way[a->n_way++].engine = id;
+        }
+        fq_plan_free(p);
+    }
+}
+
 static void decide(asked *q, plan_advice *a)
 {
     size_t n = fq_plan_n_entry(q->plan), n_run = 0, n_fit = 0, n_none = 0;
@@ -349,6 +377,7 @@ static void decide(asked *q, plan_advice *a)
         a->state = PLAN_RUNS;
     } else {
         choose(q, a);
+        if (a->n_way) choose_alone(q, a);
         a->state = a->n_way ? PLAN_WAYS : PLAN_NOT_TOGETHER;
         a->idle = rows_text(q, runs, false);
     }
@@ -411,11 +440,12 @@ void plan_advise(plan_view *v)
 
 /* ---- commands --------------------------------------------------------------------------------------------------------- */
 
+bool plan_way_writes(const plan_way *w) { return w->pads || w->as_llama || w->regroups; }
+
 const char *plan_no_command(const plan_view *v)
 {
     if (v->fitted) return "this checkpoint is fitted already: pad the original (`fitq unpad` gives it back)";
     if (v->model->quant == FQ_QUANT_OTHER) return "this checkpoint is quantized in a form that fitq does not read: pad the original weights, then quantize them";
-    if (v->model->quant != FQ_QUANT_NONE) return "this checkpoint is quantized already: fitq pad with the same --tp and --engine moves its codes and scales, --regroup N makes its groups smaller";
     return v->model->family[0] ? NULL : "fitq cannot pad this family (`fitq help families` lists those that it can)";
 }
 
@@ -499,12 +529,14 @@ char *plan_command(const plan_view *v, const plan_advice *a, const plan_way *way
     shell_word(f, target);
     if (way->by_tp && way->pads) {
         shell_tp(f, a);
-        shell_list(f, "engine", &w->engine);
+        if (way->engine) fprintf(f, " --engine %s", way->engine);
+        else shell_list(f, "engine", &w->engine);
         shell_list(f, "format", &v->formats);
     } else {
         shell_set(f, &way->fit);
     }
-    if (group && way->pads) fprintf(f, " --group-size %d", group);
+    if (way->regroups) fprintf(f, " --regroup %d", group);
+    else if (group && way->pads) fprintf(f, " --group-size %d", group);
     if (w->context && way->by_tp) fprintf(f, " --context %" PRId64, w->context);
     if (way->fit.vocab_size_pad && way->by_tp) fputs(" --vocab", f);
     if (way->as_llama) fputs(" --as llama", f);

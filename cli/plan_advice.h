@@ -6,10 +6,12 @@
 
 struct plan_view;
 
-/* One way. With the first four empty it would be the checkpoint as it is. */
+/* One way. With fit, group_size, expert_parallel and as_llama empty it would be the checkpoint as it is. */
 typedef struct plan_way {
     fq_fit fit;
-    int group_size;        /* another group size than the one that was asked for; 0 = that one */
+    int group_size;        /* another group size than the one that was asked for, or than the checkpoint has; 0 = that one */
+    bool regroups;         /* the checkpoint is quantized: its scales are repeated for groups of group_size */
+    const char *engine;    /* runs under this one only; NULL = under all */
     bool expert_parallel;
     bool as_llama;         /* engines ignore head_dim in this family: write it as llama */
     bool pads;             /* fit is not empty; a way that neither pads nor is as_llama leaves the checkpoint alone */
@@ -46,6 +48,9 @@ typedef struct plan_advice {
 /* Fills v->advice: one per GPU count, or for several whose cheapest way is the same and serves all of them. */
 void plan_advise(struct plan_view *v);
 void plan_advice_drop(plan_advice *a);
+
+/* Is the checkpoint written anew? Else it is used as it is, with other settings. */
+bool plan_way_writes(const plan_way *w);
 
 /* Why no command can be given for any way that changes the weights, or NULL. */
 const char *plan_no_command(const struct plan_view *v);

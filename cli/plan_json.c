@@ -73,6 +73,8 @@ static json_t *way_json(json_t *o, const plan_view *v, const plan_advice *a, con
 {
     out_put(o, "fit", out_json_fit(&w->fit));
     out_put(o, "group_size", w->group_size ? json_integer(w->group_size) : json_null());
+    out_put_bool(o, "regroup", w->regroups);
+    out_put_str(o, "engine", w->engine);
     out_put_bool(o, "expert_parallel", w->expert_parallel);
     out_put_str(o, "reexpress_as", w->as_llama ? "llama" : NULL);
     out_put_real(o, "param_percent", w->param_percent);
@@ -80,7 +82,7 @@ static json_t *way_json(json_t *o, const plan_view *v, const plan_advice *a, con
     for (size_t i = 0; i < a->n_tp; i++)
         out_append(weights, w->weight_bytes_per_gpu[i] ? out_json_u64(w->weight_bytes_per_gpu[i]) : json_null());
     out_put(o, "weight_bytes_per_gpu", weights);
-    char *command = (w->pads || w->as_llama) && !plan_no_command(v) ? plan_command(v, a, w) : NULL;
+    char *command = plan_way_writes(w) && !plan_no_command(v) ? plan_command(v, a, w) : NULL;
     out_put_str(o, "command", command);
     free(command);
     return o;

@@ -447,9 +447,10 @@ static void way_text(FILE *f, const plan_view *v, const plan_advice *a, const pl
     if (w->pads) fit_text(f, v->model, &w->fit);
     else fputs(w->as_llama || w->group_size ? "the same lengths" : "as it is", f);
     if (w->as_llama) fputs(", written as llama", f);
-    if (w->group_size) fprintf(f, ", quantized in groups of %d", w->group_size);
+    if (w->group_size) fprintf(f, ", %s groups of %d", w->regroups ? "scales for" : "quantized in", w->group_size);
     if (w->expert_parallel) fputs(", with expert parallelism", f);
     price_text(f, a, w);
+    if (w->engine) fprintf(f, ", for %s alone", w->engine);
 }
 
 /* `at` columns are printed already; more lines begin at `indent`. */
@@ -463,7 +464,7 @@ static void way_lines(const plan_view *v, const plan_advice *a, const plan_way *
         if (fclose(f) == 0) out_flow(text, at, indent, OUT_PLAIN);
     }
     free(text);
-    if ((!w->pads && !w->as_llama) || plan_no_command(v)) return;
+    if (!plan_way_writes(w) || plan_no_command(v)) return;
     char *command = plan_command(v, a, w);
     printf("%*s%s", indent, "", out_on(OUT_BOLD));
     if (command) out_escaped(stdout, command);
@@ -475,7 +476,7 @@ static void ways_text(const plan_view *v, const plan_advice *a, int at)
 {
     bool changes = false;
     for (size_t i = 0; i < a->n_way; i++) {
-        changes |= a->way[i].pads || a->way[i].as_llama;
+        changes |= plan_way_writes(&a->way[i]);
         if (i) printf("    or ");
         way_lines(v, a, &a->way[i], i ? 7 : at, i ? 7 : 4);
     }

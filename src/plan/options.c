@@ -215,7 +215,9 @@ static void gather_all(const fqi_case *c, const fqi_ask *ask, const fqi_broken_l
     const fqi_engine *en = fqi_engine_at(c->engine);
     const fqi_shape *s = c->shape;
     bool ep = en->expert_parallel && c->tp > 1 && s->experts > 0 && s->experts % c->tp == 0 && broken_axis(broken, FQI_AX_MOE_FF);
-    bool regroup = fqi_format_at(c->format)->info.group_size == -1 && c->group > 32 && broken->n > 0;
+    /* channels that are stored in another order than their groups have no neighbours to share a smaller group with */
+    bool ordered = c->own && s->m->quant_desc_act;
+    bool regroup = fqi_format_at(c->format)->info.group_size == -1 && c->group > 32 && broken->n > 0 && !ordered;
     for (int with_ep = 0; with_ep <= (ep ? 1 : 0); with_ep++) {
         fqi_case a = *c;
         a.expert_parallel = with_ep;

@@ -18,11 +18,14 @@ import unpack_quantized
 
 
 def words_of(fields, bits):
-    stream = 0
-    for i, field in enumerate(fields):
-        stream |= field << (bits * i)
-    n = unpack_quantized.word_count(len(fields), bits)
-    return struct.unpack(f'<{n}I', stream.to_bytes(4 * n, 'little'))
+    out = []
+    for at in range(0, len(fields), 32):   # 32 fields end with a word
+        some, stream = fields[at:at + 32], 0
+        for field in reversed(some):
+            stream = stream << bits | field
+        n = unpack_quantized.word_count(len(some), bits)
+        out += struct.unpack(f'<{n}I', stream.to_bytes(4 * n, 'little'))
+    return out
 
 
 def round_rows(values, rows, cols, bits, group_of):
@@ -31,9 +34,10 @@ def round_rows(values, rows, cols, bits, group_of):
     codes, scales = [], []
     for r in range(rows):
         row = values[r * cols:(r + 1) * cols]
-        most = [0.0] * n_group
+        members = [[] for _ in range(n_group)]
         for x, g in zip(row, group_of):
-            most[g] = max(most[g], abs(x))
+            members[g].append(x)
+        most = [max(max(m), -min(m)) for m in members]
         scale = struct.unpack(f'<{n_group}e', struct.pack(f'<{n_group}e', *(max(m / (middle - 0.5), 2.0 ** -14) for m in most)))
         codes.append([min(max(round(x / scale[g]) + middle, 0), 2 * middle - 1) for x, g in zip(row, group_of)])
         scales.append(list(scale))

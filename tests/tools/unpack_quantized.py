@@ -27,8 +27,9 @@ def floats(t):
     """The numbers of a tensor of F16, BF16 or F32."""
     n = len(t.data) // t.item
     if t.dtype == 'BF16':
-        halves = struct.unpack(f'<{n}H', t.data)
-        return struct.unpack(f'<{n}f', b''.join(struct.pack('<HH', 0, h) for h in halves))
+        wide = bytearray(4 * n)      # the upper half of an F32
+        wide[2::4], wide[3::4] = t.data[0::2], t.data[1::2]
+        return struct.unpack(f'<{n}f', wide)
     return struct.unpack(f'<{n}' + {'F16': 'e', 'F32': 'f'}[t.dtype], t.data)
 
 
@@ -38,9 +39,11 @@ def integers(t):
 
 def fields(words, bits, n):
     """n numbers of `bits` bits from a sequence of words, the lowest bits first."""
-    stream = int.from_bytes(b''.join(struct.pack('<i', w) for w in words), 'little')
-    mask = (1 << bits) - 1
-    return [stream >> (bits * i) & mask for i in range(n)]
+    mask, out, raw = (1 << bits) - 1, [], struct.pack(f'<{len(words)}i', *words)
+    for at in range(0, n, 32):   # 32 numbers end with a word
+        stream = int.from_bytes(raw[at * bits // 8:(at + 32) * bits // 8], 'little')
+        out += [stream >> (bits * i) & mask for i in range(min(32, n - at))]
+    return out
 
 
 def word_count(n, bits):
