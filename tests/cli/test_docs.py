@@ -274,6 +274,26 @@ def readme_files(work, text):
             f.write(read('examples', 'calib.txt') * 40)
 
 
+class Session:
+    """The commands of one document, one after another in one folder. What printed the same commands before is not run again: translations are compared
+    with what the original showed."""
+    known = {}
+
+    def __init__(self, work, text):
+        self.work, self.text, self.said, self.ran = work, text, (), 0
+
+    def run(self, command):
+        self.said += (command,)
+        if self.said in self.known:
+            return self.known[self.said].replace('WORKING-FOLDER', self.work)
+        if self.ran == 0:
+            readme_files(self.work, self.text)
+        for n in range(self.ran, len(self.said)):
+            self.known[self.said[:n + 1]] = console(self.said[n], self.work).replace(self.work, 'WORKING-FOLDER')
+        self.ran = len(self.said)
+        return self.known[self.said].replace('WORKING-FOLDER', self.work)
+
+
 def readme(name, update=False):
     """Every ```console block: lines that begin with "$ " are run, what follows is what they print."""
     text = read(*name.split('/'))
@@ -281,11 +301,11 @@ def readme(name, update=False):
     if not blocks:
         raise Wrong(f'{name} has no console block')
     with tempfile.TemporaryDirectory(prefix='fitq-docs.') as work:
-        readme_files(work, text)
+        session = Session(work, text)
         for block in blocks:
             new = ''
             for command, expected in re.findall(r'^\$ (.*)\n((?:(?!\$ ).*\n)*)', block, re.M):
-                got = console(command, work)
+                got = session.run(command)
                 new += f'$ {command}\n{got}'
                 if not update and not same_output(got, expected, work):
                     raise Wrong(f'{name}: $ {command}\n--- documented\n{expected}--- found\n{got}\n')

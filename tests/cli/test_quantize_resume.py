@@ -30,12 +30,12 @@ VOCAB = 256
 
 # name: (which model, arguments, kills of a quick run, kills of a full one)
 CASES = {
-    'plain': ('dense', [], 4, 40),
-    'fitted': ('dense', ['--tp', '4', '--as', 'llama'], 2, 15),
-    'head': ('dense', ['--lm-head', '--format', 'compressed-tensors'], 2, 15),
+    'plain': ('dense', [], 2, 40),
+    'fitted': ('dense', ['--tp', '4', '--as', 'llama'], 1, 15),
+    'head': ('dense', ['--lm-head', '--format', 'compressed-tensors'], 1, 15),
     'rounded': ('dense', ['--method', 'rtn'], 1, 5),
     'unshifted': ('dense', ['--no-shift', '--shard-size', '2MB'], 1, 10),
-    'experts': ('experts', ['--group-size', '32'], 2, 15),
+    'experts': ('experts', ['--group-size', '32'], 1, 15),
 }
 
 
