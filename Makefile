@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-PACKAGES := build-essential cmake ninja-build pkg-config libjansson-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libopenblas-openmp-dev libcmocka-dev python3
+PACKAGES := build-essential cmake ninja-build pkg-config libjansson-dev libxxhash-dev libpcre2-dev libutf8proc-dev zlib1g-dev libopenblas-openmp-dev libopenmpi-dev openmpi-bin libcmocka-dev python3
 
 .PHONY: help deps build demo test asan install clean
 .NOTPARALLEL:

@@ -48,11 +48,16 @@ foreach(source ${fuzz_sources})
   target_link_libraries(${name} PRIVATE fitq_static fitq_flags ${fitq_needs})
 endforeach()
 
+# A rank for tests/cli/test_ranks.py.
+add_executable(comm_probe tests/comm/probe.c)
+target_include_directories(comm_probe PRIVATE include src)
+target_link_libraries(comm_probe PRIVATE fitq_static fitq_flags ${fitq_needs})
+
 add_subdirectory(tests/fault)
 
 # Scripts: every tests/*/test_*.py is one test; tests/cli/run.py runs the recorded cases.
 # Exit status 77 = skipped.
-set(script_env ${test_env} "FITQ_SHARED_LIBRARY=$<TARGET_FILE:fitq_shared>" "FITQ_SANITIZE=${FITQ_SANITIZE}"
+set(script_env ${test_env} "FITQ_SHARED_LIBRARY=$<TARGET_FILE:fitq_shared>" "FITQ_SANITIZE=${FITQ_SANITIZE}" "FITQ_MPIEXEC=${MPIEXEC_EXECUTABLE}"
                "FITQ_FAULT_SHIM=$<TARGET_FILE:fault_shim>" "FITQ_CMAKE=${CMAKE_COMMAND}" "FITQ_CC=${CMAKE_C_COMPILER}" "PYTHONDONTWRITEBYTECODE=1")
 file(GLOB script_tests CONFIGURE_DEPENDS tests/*/test_*.py tests/cli/run.py
      tests/cli/check_*.py)

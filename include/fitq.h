@@ -48,7 +48,7 @@ typedef enum fq_status {
     FQ_E_IO = -4,       /* the system refused: open, read, write, space, permissions */
     FQ_E_NOMEM = -5,    /* out of memory, or over the memory budget */
     FQ_E_NUMERIC = -6,  /* NaN, overflow, a factorization that fails */
-    FQ_E_PEER = -7,     /* another rank failed */
+    FQ_E_PEER = -7,     /* another rank is gone or silent, or ranks do different things */
     FQ_E_DEVICE = -8,   /* accelerator */
     FQ_E_RESUME = -9,   /* saved state does not belong to this request, or is damaged */
     FQ_E_CANCELLED = -10 /* fq_run.cancelled said so; the state was saved */
@@ -86,9 +86,19 @@ typedef struct fq_run {
     fq_io io;
     void (*progress)(void *user, const fq_progress *p);
     void (*log)(void *user, fq_log_level level, const char *line);  /* line: no newline, escaped */
-    bool (*cancelled)(void *user);  /* asked every few MiB; true = save state and stop with FQ_E_CANCELLED */
+    bool (*cancelled)(void *user);  /* asked every few MiB; true = save state and stop with FQ_E_CANCELLED. Of a process under mpirun also asked
+                                       by the thread that watches the other ranks */
     void *user;
+    int n_rank;                 /* of jobs that can be divided over ranks: so many threads of this process; 0 = as mpirun or srun started it, else 1 */
+    bool expert_parallel;       /* ranks hold whole experts instead of a slice of each */
+    double heartbeat_seconds;   /* a process that gave no sign of life for so long ends the job; 0 = 60 */
+    void (*lost)(void *user, const char *line);   /* another process is gone, and the job with it: MPI ends this process after this call, from
+                                                     whatever thread it came */
 } fq_run;
+
+/* Which rank this process is, by what mpirun or srun told it; 0 without them. Of a job on several ranks all return the same status and message:
+ * rank 0 shall print. */
+int fq_rank(void);
 
 /* ---- data types ----------------------------------------------------------------------------------------------- */
 

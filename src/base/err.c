@@ -135,6 +135,17 @@ fq_status fqi_fail_at(fq_err *e, fq_status s, const fqi_where *where, const fq_e
     return s;
 }
 
+fq_status fqi_fail_from(fq_err *e, fq_status s, const char *who, const fq_err *why)
+{
+    if (e == NULL) return s;
+    const fq_err inner = *why; /* it may be *e */
+    *e = inner;
+    fqi_fail(e, s, NULL, NULL, "%s: %s", who, inner.text);
+    memcpy(e->rule, inner.rule, sizeof e->rule);
+    e->sys_errno = inner.sys_errno;
+    return s;
+}
+
 fq_status fqi_fail_nomem(fq_err *e, const char *what)
 {
     return fqi_fail(e, FQ_E_NOMEM, NULL, "out-of-memory", "%s", what);

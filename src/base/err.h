@@ -34,6 +34,8 @@ fq_status fqi_fail_sys(fq_err *e, const char *file, const char *what, int err);
 /* Hands on a failure that did not know where it happened: status s (not FQ_OK), the place, then the message of why, whose rule stays. Want
  * of memory has no place: why as it is. */
 fq_status fqi_fail_at(fq_err *e, fq_status s, const fqi_where *where, const fq_err *why);
+/* The same for the failure of another rank: "WHO: " before its message. who: escaped. */
+fq_status fqi_fail_from(fq_err *e, fq_status s, const char *who, const fq_err *why);
 /* FQ_E_NOMEM. what: "tensor table", ... */
 fq_status fqi_fail_nomem(fq_err *e, const char *what);
 
