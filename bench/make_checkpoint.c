@@ -3,11 +3,13 @@
  *     make_checkpoint OUT --size 8GB                   Qwen2-72B shapes, as many layers as reach the size
  *     make_checkpoint OUT --layers 2 --family qwen3_moe  Qwen3-235B-A22B shapes
  *     make_checkpoint OUT --layers 24 --family qwen2_0.5b   Qwen2-0.5B shapes, tied head
+ *     make_checkpoint OUT --size 8GB --family qwen2_gptq    Qwen2-72B in GPTQ: 4 bits, groups of 128, width 29568
+ *     make_checkpoint OUT --size 8GB --family qwen3_moe_fp8   Qwen3-235B-A22B-FP8: blocks of 128 x 128
  *     make_checkpoint FILE --header-bomb names         one legal 100 MB header with 1.77 million empty tensors
  *     make_checkpoint FILE --header-bomb dims          one legal 100 MB header with one shape of 49.9 million zeros
  *
- * Names, shapes and order are those of the public checkpoints; the values are pseudo-random bf16 between 2^-15 and 2^-7 in
- * magnitude, a function of (tensor, position) only, so two runs write the same bytes. Data goes past the page cache where
+ * Names, shapes and order are those of the public checkpoints; the values are pseudo-random (bf16 between 2^-15 and 2^-7 in
+ * magnitude, any code, scales that are powers of two, groups in their natural order), a function of (tensor, position) only, so two runs write the same bytes. Data goes past the page cache where
  * the file system can: the first touch of a page costs more than writing it, and the caches stay as they were for the
  * measurement that follows. Not a test fixture: real models come with the examples. */
 #include <errno.h>
@@ -46,43 +48,88 @@ static void *need(void *p)
 
 /* ---- the model ------------------------------------------------------------------------------------------------ */
 
-typedef struct tensor { char name[96]; int64_t rows, cols; /* cols 0 = a vector */ } tensor;
+/* What a tensor holds: dtype, bytes of an element, and how eight bytes of it are made of random ones: (random & mask) | bits. */
+typedef enum kind { BF16, CODES, ZEROS, SCALES, ORDER, E4M3, SCALES_F32 } kind;
+static const struct { const char *dtype; unsigned bytes; uint64_t mask, bits; } kinds[] = {
+    [BF16] = { "BF16", 2, 0x83FF83FF83FF83FFu, 0x3800380038003800u },         /* any sign and mantissa, exponent 2^-15 .. 2^-8 */
+    [CODES] = { "I32", 4, ~UINT64_C(0), 0 },
+    [ZEROS] = { "I32", 4, 0, 0x7777777777777777u },                           /* symmetric, stored minus 1 */
+    [SCALES] = { "F16", 2, 0x0C000C000C000C00u, 0x1000100010001000u },        /* 2^-11, 2^-10, 2^-9, 2^-8 */
+    [ORDER] = { "I32", 4, 0, 0 },
+    [E4M3] = { "F8_E4M3", 1, 0xBFBFBFBFBFBFBFBFu, 0 },                        /* below 2: no NaN */
+    [SCALES_F32] = { "F32", 4, 0x0180000001800000u, 0x3A0000003A000000u },
+};
+#define GROUP 128
+
+typedef struct tensor { char name[96]; kind kind; int64_t rows, cols; /* cols 0 = a vector */ } tensor;
 typedef struct table { tensor *t; size_t n, cap; } table;
 
-/* Lengths: Qwen/Qwen2-72B, Qwen/Qwen3-235B-A22B and Qwen/Qwen2-0.5B config.json. The last shape is nobody's: a small vocabulary, so
+/* Lengths: Qwen/Qwen2-72B, Qwen/Qwen3-235B-A22B and Qwen/Qwen2-0.5B config.json. Those of codes have a small vocabulary and the last shape is nobody's, so
  * that nearly all of the file is layers. */
+typedef enum packing { DENSE, GPTQ, FP8 } packing;
 typedef struct family {
     const char *name, *type, *arch;
     int64_t hidden, ff, ff_moe, experts, top_k, heads, kv, head_dim, vocab;
     bool tied;
+    packing packing;
 } family;
 static const family families[] = {
-    { "qwen2", "qwen2", "Qwen2ForCausalLM", 8192, 29568, 0, 0, 0, 64, 8, 128, 152064, false },
-    { "qwen3_moe", "qwen3_moe", "Qwen3MoeForCausalLM", 4096, 12288, 1536, 128, 8, 64, 4, 128, 151936, false },
-    { "qwen2_0.5b", "qwen2", "Qwen2ForCausalLM", 896, 4864, 0, 0, 0, 14, 2, 64, 151936, true },
-    { "layers", "qwen2", "Qwen2ForCausalLM", 2048, 5632, 0, 0, 0, 16, 4, 128, 32000, false },
+    { "qwen2", "qwen2", "Qwen2ForCausalLM", 8192, 29568, 0, 0, 0, 64, 8, 128, 152064, false, DENSE },
+    { "qwen3_moe", "qwen3_moe", "Qwen3MoeForCausalLM", 4096, 12288, 1536, 128, 8, 64, 4, 128, 151936, false, DENSE },
+    { "qwen2_0.5b", "qwen2", "Qwen2ForCausalLM", 896, 4864, 0, 0, 0, 14, 2, 64, 151936, true, DENSE },
+    { "qwen2_gptq", "qwen2", "Qwen2ForCausalLM", 8192, 29568, 0, 0, 0, 64, 8, 128, 16384, false, GPTQ },
+    { "qwen3_moe_fp8", "qwen3_moe", "Qwen3MoeForCausalLM", 4096, 12288, 1536, 128, 8, 64, 4, 128, 16384, false, FP8 },
+    { "layers", "qwen2", "Qwen2ForCausalLM", 2048, 5632, 0, 0, 0, 16, 4, 128, 32000, false, DENSE },
 };
 #define N_FAMILY (sizeof families / sizeof *families)
 
-static void add(table *tab, int64_t rows, int64_t cols, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
-static void add(table *tab, int64_t rows, int64_t cols, const char *fmt, ...)
+static tensor *grow(table *tab)
 {
     if (tab->n == tab->cap) {
         tab->cap = tab->cap ? 2 * tab->cap : 256;
         tab->t = need(realloc(tab->t, tab->cap * sizeof *tab->t));
     }
-    tensor *t = &tab->t[tab->n++];
+    return &tab->t[tab->n++];
+}
+
+static void add(table *tab, int64_t rows, int64_t cols, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+static void add(table *tab, int64_t rows, int64_t cols, const char *fmt, ...)
+{
+    tensor *t = grow(tab);
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(t->name, sizeof t->name, fmt, ap);
     va_end(ap);
+    t->kind = BF16;
     t->rows = rows;
     t->cols = cols;
 }
 
+static void add_part(table *tab, kind k, int64_t rows, int64_t cols, const char *module, const char *part)
+{
+    add(tab, rows, cols, "%s.%s", module, part);
+    tab->t[tab->n - 1].kind = k;
+}
+
+/* A linear layer of n outputs and k inputs, as the family stores it. */
+static void add_linear(table *tab, const family *f, int64_t n, int64_t k, const char *module)
+{
+    if (f->packing == DENSE) {
+        add(tab, n, k, "%s.weight", module);
+    } else if (f->packing == GPTQ) {
+        add_part(tab, ORDER, k, 0, module, "g_idx");
+        add_part(tab, CODES, k / 8, n, module, "qweight");
+        add_part(tab, ZEROS, k / GROUP, n / 8, module, "qzeros");
+        add_part(tab, SCALES, k / GROUP, n, module, "scales");
+    } else {
+        add_part(tab, E4M3, n, k, module, "weight");
+        add_part(tab, SCALES_F32, (n + GROUP - 1) / GROUP, (k + GROUP - 1) / GROUP, module, "weight_scale_inv");
+    }
+}
+
 static uint64_t tensor_bytes(const tensor *t)
 {
-    return 2 * (uint64_t)t->rows * (uint64_t)(t->cols ? t->cols : 1);
+    return kinds[t->kind].bytes * (uint64_t)t->rows * (uint64_t)(t->cols ? t->cols : 1);
 }
 
 static void add_mlp(table *tab, const family *f, int layer, int expert)
@@ -91,8 +138,10 @@ static void add_mlp(table *tab, const family *f, int layer, int expert)
     int64_t ff = expert < 0 ? f->ff : f->ff_moe;
     for (int i = 0; i < 3; i++) {
         int64_t rows = i == 0 ? f->hidden : ff, cols = i == 0 ? ff : f->hidden;
-        if (expert < 0) add(tab, rows, cols, "model.layers.%d.mlp.%s.weight", layer, part[i]);
-        else add(tab, rows, cols, "model.layers.%d.mlp.experts.%d.%s.weight", layer, expert, part[i]);
+        char module[80];
+        if (expert < 0) snprintf(module, sizeof module, "model.layers.%d.mlp.%s", layer, part[i]);
+        else snprintf(module, sizeof module, "model.layers.%d.mlp.experts.%d.%s", layer, expert, part[i]);
+        add_linear(tab, f, rows, cols, module);
     }
 }
 
@@ -112,10 +161,14 @@ static void add_layer(table *tab, const family *f, int l)
         add(tab, q, 0, "model.layers.%d.self_attn.q_proj.bias", l);
         add(tab, kv, 0, "model.layers.%d.self_attn.v_proj.bias", l);
     }
-    add(tab, kv, f->hidden, "model.layers.%d.self_attn.k_proj.weight", l);
-    add(tab, f->hidden, q, "model.layers.%d.self_attn.o_proj.weight", l);
-    add(tab, q, f->hidden, "model.layers.%d.self_attn.q_proj.weight", l);
-    add(tab, kv, f->hidden, "model.layers.%d.self_attn.v_proj.weight", l);
+    const struct { const char *name; int64_t rows, cols; } attention[] = {
+        { "k_proj", kv, f->hidden }, { "o_proj", f->hidden, q }, { "q_proj", q, f->hidden }, { "v_proj", kv, f->hidden },
+    };
+    for (int i = 0; i < 4; i++) {
+        char module[80];
+        snprintf(module, sizeof module, "model.layers.%d.self_attn.%s", l, attention[i].name);
+        add_linear(tab, f, attention[i].rows, attention[i].cols, module);
+    }
 }
 
 static uint64_t total_bytes(const table *tab)
@@ -208,11 +261,12 @@ static uint64_t mix(uint64_t x)
     return x ^ (x >> 29);
 }
 
-/* Four bf16 at a time: random sign and mantissa, exponent 2^-15 .. 2^-8. n and pos are even; a word may be cut by a block. */
-static void fill_random(unsigned char *to, size_t n, uint64_t pos, uint64_t seed)
+/* Eight bytes at a time; a word may be cut by a block. */
+static void fill_random(unsigned char *to, size_t n, uint64_t pos, uint64_t seed, kind what)
 {
     for (size_t i = 0; i < n;) {
-        uint64_t word = (mix(seed + (pos + i) / 8) & 0x83FF83FF83FF83FFu) | 0x3800380038003800u;
+        uint64_t index = (pos + i) / 8, word = (mix(seed + index) & kinds[what].mask) | kinds[what].bits;
+        if (what == ORDER) word = (2 * index / GROUP) | (2 * index + 1) / GROUP << 32;
         size_t at = (pos + i) % 8, k = 8 - at < n - i ? 8 - at : n - i;
         memcpy(to + i, (unsigned char *)&word + at, k);
         i += k;
@@ -231,8 +285,8 @@ static char *make_header(const tensor *t, size_t n, uint64_t *bytes)
         char cols[32] = "";
         if (t[i].cols) snprintf(cols, sizeof cols, ",%" PRId64, t[i].cols);
         uint64_t end = off + tensor_bytes(&t[i]);
-        len += (size_t)sprintf(h + len, ",\"%s\":{\"dtype\":\"BF16\",\"shape\":[%" PRId64 "%s],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
-                               t[i].name, t[i].rows, cols, off, end);
+        len += (size_t)sprintf(h + len, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%" PRId64 "%s],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
+                               t[i].name, kinds[t[i].kind].dtype, t[i].rows, cols, off, end);
         off = end;
     }
     h[len++] = '}';
@@ -256,7 +310,7 @@ static void write_shard(sink *s, const char *dir, const char *name, const tensor
         while (pos < bytes) {
             size_t k;
             unsigned char *to = sink_room(s, bytes - pos, &k);
-            fill_random(to, k, pos, own);
+            fill_random(to, k, pos, own, t[i].kind);
             pos += k;
         }
     }
@@ -282,6 +336,10 @@ static void write_config(const char *dir, const family *f, int layers)
     fprintf(o, "  \"num_attention_heads\": %" PRId64 ",\n", f->heads);
     if (f->experts)
         fprintf(o, "  \"num_experts\": %" PRId64 ",\n  \"num_experts_per_tok\": %" PRId64 ",\n", f->experts, f->top_k);
+    if (f->packing == GPTQ)
+        fprintf(o, "  \"quantization_config\": {\"bits\": 4, \"group_size\": %d, \"desc_act\": false, \"sym\": true, \"quant_method\": \"gptq\"},\n", GROUP);
+    if (f->packing == FP8)
+        fprintf(o, "  \"quantization_config\": {\"activation_scheme\": \"dynamic\", \"fmt\": \"e4m3\", \"quant_method\": \"fp8\", \"weight_block_size\": [%d, %d]},\n", GROUP, GROUP);
     fprintf(o, "  \"num_hidden_layers\": %d,\n  \"num_key_value_heads\": %" PRId64 ",\n  \"rms_norm_eps\": 1e-06,\n"
                "  \"rope_theta\": 1000000.0,\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"bfloat16\",\n"
                "  \"use_cache\": true,\n  \"use_sliding_window\": false,\n  \"vocab_size\": %" PRId64 "\n}\n",
@@ -389,12 +447,12 @@ int main(int argc, char **argv)
         case 'u': direct = false; break;
         case 'f':
             for (f = families; f < families + N_FAMILY && strcmp(f->name, optarg) != 0; f++) {}
-            if (f == families + N_FAMILY) die("unknown family %s (qwen2, qwen3_moe, qwen2_0.5b, layers)", optarg);
+            if (f == families + N_FAMILY) die("unknown family %s (qwen2, qwen3_moe, qwen2_0.5b, qwen2_gptq, qwen3_moe_fp8, layers)", optarg);
             break;
         default: return 2;
         }
     if (optind != argc - 1 || (!bomb && !size && layers < 1)) {
-        fprintf(stderr, "usage: make_checkpoint OUT (--size 8GB | --layers N) [--family qwen2|qwen3_moe|qwen2_0.5b|layers] [--shard-size 4GB] [--buffered]\n"
+        fprintf(stderr, "usage: make_checkpoint OUT (--size 8GB | --layers N) [--family qwen2|qwen3_moe|qwen2_0.5b|qwen2_gptq|qwen3_moe_fp8|layers] [--shard-size 4GB] [--buffered]\n"
                         "       make_checkpoint FILE --header-bomb names|dims\n");
         return 2;
     }

@@ -36,7 +36,8 @@ bool fqi_row_expected(const fqi_row *r, const fq_model *m, int64_t layer, const 
     case FQI_IF_DENSE: return kind == KIND_DENSE;
     case FQI_IF_SPARSE: return kind == KIND_SPARSE;
     case FQI_IF_SHARED: return kind == KIND_SPARSE && m->shared_expert_intermediate_size > 0;
-    case FQI_OPTIONAL: break;
+    case FQI_OPTIONAL:
+    case FQI_BESIDE_CODES: break;
     }
     return false;
 }
@@ -100,6 +101,7 @@ static void count_bound(check *c)
             add(c, (fqi_misfit){ .kind = FQI_NO_PLACE, .row = b->row, .layer = b->layer, .expert = b->expert, .index = i });
             continue;
         }
+        if (b->row->need == FQI_BESIDE_CODES) continue;   /* of no table */
         size_t slot = (size_t)(b->layer + 1) * c->f->n_row + (size_t)(b->row - c->f->row);
         c->count[slot]++;
     }

@@ -282,6 +282,33 @@ bool fqi_bind_name(const fqi_family *f, const fqi_naming *naming, const char *na
     return true;
 }
 
+/* ---- biases that no model has ---- */
+
+#define EXTRA(scope, axis) [axis] = { scope, "", "extra_bias", FQI_BESIDE_CODES, 1, { { axis, 1 } } }
+static const fqi_row extra_bias[] = { EXTRA(FQI_LAYER, FQI_AX_HIDDEN), EXTRA(FQI_LAYER, FQI_AX_FF), EXTRA(FQI_LAYER, FQI_AX_SHARED_FF), EXTRA(FQI_LAYER, FQI_AX_Q), EXTRA(FQI_LAYER, FQI_AX_KV) };
+static const fqi_row extra_expert_bias[] = { EXTRA(FQI_EXPERT, FQI_AX_HIDDEN), EXTRA(FQI_EXPERT, FQI_AX_MOE_FF) };
+#undef EXTRA
+
+bool fqi_bind_extra_bias(const fqi_family *f, const fqi_naming *naming, const char *name, fqi_bound *out)
+{
+    static const char bias[] = ".bias", weight[] = ".weight";
+    char plain[1024];
+    const size_t n = strlen(name), n_module = n - (sizeof bias - 1);
+    fqi_bound b;
+    if (n < sizeof bias || strcmp(name + n_module, bias) != 0 || n_module + sizeof weight > sizeof plain) return false;
+    memcpy(plain, name, n_module);
+    memcpy(plain + n_module, weight, sizeof weight);
+    if (!fqi_bind_name(f, naming, plain, &b) || !b.row || b.row->rank != 2 || b.row->dim[0].parts > 1) return false;
+    const bool expert = b.row->scope == FQI_EXPERT;
+    const size_t axis = b.row->dim[0].axis;
+    if (b.row->scope != FQI_LAYER && !expert) return false;
+    if (axis >= (expert ? sizeof extra_expert_bias / sizeof *extra_expert_bias : sizeof extra_bias / sizeof *extra_bias)) return false;
+    const fqi_row *row = expert ? &extra_expert_bias[axis] : &extra_bias[axis];
+    if (!row->role) return false;
+    *out = (fqi_bound){ .row = row, .layer = b.layer, .expert = b.expert, .canonical = name + (b.canonical - plain) };
+    return true;
+}
+
 /* ---- axes ----------------------------------------------------------------------------------------------------- */
 
 int64_t fqi_axis_length(const fq_model *m, fqi_axis a)

@@ -20,7 +20,7 @@ typedef struct fqi_axis_use { uint8_t axis, parts; } fqi_axis_use;   /* parts: 2
 
 /* When a row's tensor must exist. */
 typedef enum fqi_need { FQI_ALWAYS, FQI_IF_Q_BIAS, FQI_IF_KV_BIAS, FQI_IF_O_BIAS, FQI_IF_MLP_BIAS, FQI_IF_QK_NORM, FQI_IF_UNTIED,
-    FQI_IF_DENSE, FQI_IF_SPARSE, FQI_IF_SHARED, FQI_OPTIONAL } fqi_need;
+    FQI_IF_DENSE, FQI_IF_SPARSE, FQI_IF_SHARED, FQI_OPTIONAL, FQI_BESIDE_CODES } fqi_need;
 
 typedef enum fqi_scope {
     FQI_LAYER,   /* suffix after "layers.<i>." */
@@ -37,7 +37,8 @@ typedef enum fqi_scope {
  *   mixture          router
  *                    expert_gate_proj expert_up_proj expert_down_proj      one tensor per expert
  *                    fused_gate_up_proj fused_down_proj                    all experts of a layer in one tensor
- *                    shared_gate_proj shared_up_proj shared_down_proj shared_expert_gate */
+ *                    shared_gate_proj shared_up_proj shared_down_proj shared_expert_gate
+ *   of no family     extra_bias (fqi_bind_extra_bias) */
 typedef struct fqi_row {
     fqi_scope scope;
     const char *suffix;
@@ -88,6 +89,9 @@ typedef struct fqi_bound {
 fq_status fqi_naming_detect(const fqi_family *f, const char *const *name, size_t n, const char *file, fqi_naming *out, fq_err *e);
 /* False if the table does not know it. layer and expert are what the name says; fqi_bind_check compares them with the model. */
 bool fqi_bind_name(const fqi_family *f, const fqi_naming *naming, const char *name, fqi_bound *out);
+/* The bias of a linear layer for which the table has none: packers of GPTQ write one for every layer, zeros where the model has none. Its row
+ * (need FQI_BESIDE_CODES, role "extra_bias", no suffix) is in no family's table and follows the layer's outputs. False if the name is no such. */
+bool fqi_bind_extra_bias(const fqi_family *f, const fqi_naming *naming, const char *name, fqi_bound *out);
 /* Length of an axis in the source model; 0 if the model has none. */
 int64_t fqi_axis_length(const fq_model *m, fqi_axis a);
 const char *fqi_axis_name(fqi_axis a);       /* "intermediate_size", "query heads x head_dim", ... */

@@ -44,8 +44,10 @@ fq_status fqi_map_split(fqi_map *m, int64_t n_old, int64_t n_new, int64_t n_rank
 
 /* Heads. h, kv: real; h_pad, kv_pad: after; every KV head is first stored kv_rep times and its query heads are dealt among the
  * copies; then KV heads without any source (and their query heads) are added, at the end (tail) or evenly over the KV axis
- * (spread). Dummy query heads stand inside their own KV group. Both maps are in heads, not elements. */
-typedef struct fqi_heads { int64_t h, kv, h_pad, kv_pad, kv_rep; bool spread; } fqi_heads;
+ * (spread). Dummy query heads stand inside their own KV group: at its end, or where a block begins, if `block` consecutive heads share a scale (0, 1:
+ * none do) and a new block would else hold heads of two old ones; as far as the group has dummies for that. Both maps are in heads, not
+ * elements. */
+typedef struct fqi_heads { int64_t h, kv, h_pad, kv_pad, kv_rep, block; bool spread; } fqi_heads;
 fq_status fqi_map_heads(const fqi_heads *s, fqi_map *q, fqi_map *kv, fq_err *e);
 
 /* Every index becomes `unit` consecutive ones (heads -> elements). */

@@ -8,6 +8,8 @@
  *                                                      q     0 1 2   3 4 5   - - -   - - -
  *     h 6 kv 2 -> h_pad 8 kv_pad 4, kv_rep 2:          kv    0    0    1    1
  *                                                      q     0 1  2 -  3 4  5 -
+ *     h 6 kv 2 -> h_pad 8 kv_pad 2, block 2:           kv    0          1
+ *                                                      q     0 1 2 -    3 - 4 5      2 and 3 share a scale, 4 and 5 another one
  */
 #include "axis/map.h"
 
@@ -47,10 +49,29 @@ static share share_of(int64_t group, int64_t kv_rep, int64_t c)
     return (share){ .first = c * quotient + (c < extra ? c : extra), .count = quotient + (c < extra) };
 }
 
+/* What the new block that was filled last holds heads of: new block, old block. */
+typedef struct open_block { int64_t at, old; } open_block;
+
+/* The query heads of one copy, and its dummies. A new block takes heads of one old block only: where the next head is of another one, dummies fill the
+ * block up, while there are any. Where they do not suffice a block mixes, which who applies the map to scales refuses. */
+static bool fill_group(const fqi_heads *s, share mine, int64_t dummies, fqi_map *q, open_block *open)
+{
+    const int64_t block = s->block > 1 ? s->block : 1;
+    for (int64_t h = mine.first; h < mine.first + mine.count; h++) {
+        int64_t gap = q->n_new / block == open->at && h / block != open->old ? block - q->n_new % block : 0;
+        if (gap > dummies) gap = 0;
+        if (!fqi_map_append(q, -1, gap) || !fqi_map_append(q, h, 1)) return false;
+        dummies -= gap;
+        *open = (open_block){ (q->n_new - 1) / block, h / block };
+    }
+    return fqi_map_append(q, -1, dummies);
+}
+
 /* `slot` says for every padded KV head which stored one it holds (0 .. kv * kv_rep - 1), or nothing. */
 static bool fill(const fqi_heads *s, const fqi_map *slot, fqi_map *q, fqi_map *kv)
 {
     int64_t group = s->h / s->kv, group_pad = s->h_pad / s->kv_pad;
+    open_block open = { -1, -1 };
     for (size_t i = 0; i < slot->n_run; i++) {
         const fqi_run *r = &slot->run[i];
         if (r->src < 0) {
@@ -60,9 +81,8 @@ static bool fill(const fqi_heads *s, const fqi_map *slot, fqi_map *q, fqi_map *k
         for (int64_t t = r->src; t < r->src + r->count; t++) {
             int64_t head = t / s->kv_rep;
             share mine = share_of(group, s->kv_rep, t % s->kv_rep);
-            if (!fqi_map_append(kv, head, 1) || !fqi_map_append(q, head * group + mine.first, mine.count) ||
-                !fqi_map_append(q, -1, group_pad - mine.count))
-                return false;
+            mine.first += head * group;
+            if (!fqi_map_append(kv, head, 1) || !fill_group(s, mine, group_pad - mine.count, q, &open)) return false;
         }
     }
     return true;

@@ -232,6 +232,12 @@ bool fqi_quant_is_codes(const fq_ckpt *c, size_t i, size_t *n_module)
     return t->rank == 3 && (is_announced_float(c, t) || look(&f, "_scale_inv") || look(&f, "_scale"));
 }
 
+bool fqi_quant_beside(const fq_ckpt *c, const char *name, size_t n_module)
+{
+    const finding_module f = { .c = c, .name = name, .n_module = n_module };
+    return look(&f, ".qweight") || look(&f, ".weight_packed") || look(&f, ".weight_scale_inv") || look(&f, ".weight_scale");
+}
+
 /* ---- parts ---- */
 
 static const fqi_where *place_of(const finding_module *f, const fqi_tensor *t, fqi_where *out)

@@ -41,6 +41,8 @@ fq_status fqi_quant_check(const fq_ckpt *c, fq_err *e);
 /* Is tensor i the codes of a module? Then the first *n_module bytes of its name are the module's. A weight with its plain name is codes if
  * it has a scale, or is FP8 where config.json says that weights are. */
 bool fqi_quant_is_codes(const fq_ckpt *c, size_t i, size_t *n_module);
+/* Has the module, the first n_module bytes of the name, codes or a scale of them? */
+bool fqi_quant_beside(const fq_ckpt *c, const char *name, size_t n_module);
 /* The module whose codes are tensor i, which stands for a weight of shape [rows, cols]. FQ_E_INPUT, rules: "quantization-config",
  * "packed-parts", "packed-dtype", "packed-shape", "packed-bits", "packed-group", "packed-and-plain". */
 fq_status fqi_quant_module_find(const fq_ckpt *c, const fqi_quant_scheme *s, size_t i, int64_t rows, int64_t cols, fqi_quant_module *out, fq_err *e);

@@ -9,6 +9,7 @@
 
 #include "checkpoint/opening.h"
 #include "checkpoint/packed.h"
+#include "checkpoint/quantized.h"
 
 #define RULE_NO_PLACE "tensor-without-place"
 
@@ -112,6 +113,7 @@ static fq_status bind_all(checking *k, fq_err *e)
             continue;
         }
         if (fqi_packed_bind(k->family, &c->naming, t->name, b)) continue;
+        if (fqi_bind_extra_bias(k->family, &c->naming, t->name, b) && fqi_quant_beside(c, t->name, strlen(t->name) - strlen(".bias"))) continue;
         *b = (fqi_bound){ .layer = -1, .expert = -1 };
         FQI_FIND(k->o->find, FQ_ERROR, FQI_TENSOR(shard_path(c, t), t->name), "unknown-tensor", "found no such tensor in family %s", k->family->name);
     }
@@ -174,7 +176,7 @@ bool fqi_ckpt_bias_unannounced(const fq_ckpt *c, size_t i)
 {
     const fqi_bound *b = &c->bound[i];
     if (!b->row || b->layer >= c->config.model.num_hidden_layers) return false;
-    bool bias = b->row->need == FQI_IF_Q_BIAS || b->row->need == FQI_IF_KV_BIAS || b->row->need == FQI_IF_O_BIAS || b->row->need == FQI_IF_MLP_BIAS;
+    bool bias = b->row->need == FQI_IF_Q_BIAS || b->row->need == FQI_IF_KV_BIAS || b->row->need == FQI_IF_O_BIAS || b->row->need == FQI_IF_MLP_BIAS || b->row->need == FQI_BESIDE_CODES;
     return bias && !fqi_row_expected(b->row, &c->config.model, b->layer, c->config.layer_is_sparse);
 }
 
@@ -183,12 +185,18 @@ bool fqi_ckpt_bias_unannounced(const fq_ckpt *c, size_t i)
 static void check_unannounced(checking *k)
 {
     const fq_ckpt *c = k->c;
+    size_t n_beside = 0;
     for (size_t i = 0; i < c->n_tensor; i++) {
         const fqi_tensor *t = &c->tensor[i];
         if (!fqi_ckpt_bias_unannounced(c, i)) continue;
-        FQI_FIND(k->o->find, FQ_WARNING, FQI_TENSOR(shard_path(c, t), t->name), "unannounced-bias",
+        const bool beside = fqi_quant_beside(c, t->name, strlen(t->name) - strlen(".bias"));
+        n_beside += beside;
+        if (!beside) FQI_FIND(k->o->find, FQ_WARNING, FQI_TENSOR(shard_path(c, t), t->name), "unannounced-bias",
                  "found a bias that config.json does not announce, expected none: engines stop at it or leave it out");
     }
+    if (n_beside)
+        FQI_FIND(k->o->find, FQ_NOTE, FQI_FILE(k->o->path), "unannounced-bias", "found %zu bias%s beside codes that config.json does not announce: packers write them, mostly zeros, and engines leave them out", n_beside,
+                 n_beside == 1 ? "" : "es");
 }
 
 #define MAX_MISFIT ((size_t)64)

@@ -130,6 +130,7 @@ static fq_status make_head_axes(const fq_model *m, const fq_fit *fit, const fqi_
         .h_pad = fit_or(fit->num_attention_heads_pad, m->num_attention_heads),
         .kv_pad = fit_or(fit->num_key_value_heads_pad, m->num_key_value_heads),
         .kv_rep = fit->kv_replication > 1 ? fit->kv_replication : 1,
+        .block = l->unit > 1 && m->head_dim > 0 && l->unit % m->head_dim == 0 ? l->unit / m->head_dim : 1,
         .spread = l->kind == FQ_LAYOUT_SPREAD,
     };
     if (h.h == h.h_pad && h.kv == h.kv_pad && h.kv_rep == 1) return FQ_OK;

@@ -2,6 +2,7 @@
 #include "job/runnable.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/fs.h"
 #include "checkpoint/quantized.h"
@@ -26,12 +27,34 @@ static fq_status check(const fq_ckpt *c, const char *path, fq_err *e)
 
 /* Engines build the layers without them: transformers lists them as weights that were not used, vLLM drops them without a word (its models'
  * load_weights passes over a .bias that no parameter waits for). What is computed here is what they compute; nobody else would tell. */
+static bool is_zero(const fq_ckpt *c, const fqi_tensor *t)
+{
+    unsigned char block[4096];
+    fqi_file f;
+    bool zero = true;
+    if (fqi_ckpt_open_shard(c, t->shard, FQ_IO_BUFFERED, &f, NULL) != FQ_OK) return false;
+    for (uint64_t at = 0; at < t->bytes && zero; at += sizeof block) {
+        const size_t n = t->bytes - at < sizeof block ? (size_t)(t->bytes - at) : sizeof block;
+        zero = fqi_file_read(&f, block, n, t->off + at, NULL) == FQ_OK;
+        for (size_t i = 0; i < n && zero; i++) zero = block[i] == 0;
+    }
+    fqi_file_close(&f);
+    return zero;
+}
+
+/* Packers write a bias of zeros for every layer: leaving it out changes nothing. */
+static bool is_silent(const fq_ckpt *c, size_t i)
+{
+    const fqi_tensor *t = &c->tensor[i];
+    return fqi_quant_beside(c, t->name, strlen(t->name) - strlen(".bias")) && is_zero(c, t);
+}
+
 static void warn_biases(const fq_ckpt *c, const fq_run *run)
 {
     size_t n = 0, first = 0;
     fq_err line;   /* only for its form and its escaping */
     for (size_t i = 0; i < c->n_tensor && run->log; i++)
-        if (fqi_ckpt_bias_unannounced(c, i) && n++ == 0) first = i;
+        if (fqi_ckpt_bias_unannounced(c, i) && !is_silent(c, i) && n++ == 0) first = i;
     if (n == 0) return;
     const fqi_tensor *t = &c->tensor[first];
     (void)fqi_fail(&line, FQ_E_INPUT, FQI_TENSOR(c->shard[t->shard].path, t->name), "unannounced-bias",

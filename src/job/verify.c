@@ -157,7 +157,7 @@ static bool target_name(const verify *v, const fqi_tensor *a, char name[4096], c
         memcpy(name, a->name, n + 1);
         return true;
     }
-    if (!fqi_bind_name(v->family, &v->prov.from, a->name, &bound)) bound = (fqi_bound){ .layer = -1, .expert = -1, .canonical = a->name };
+    if (!fqi_bind_name(v->family, &v->prov.from, a->name, &bound) && !fqi_bind_extra_bias(v->family, &v->prov.from, a->name, &bound)) bound = (fqi_bound){ .layer = -1, .expert = -1, .canonical = a->name };
     const fqi_part_plan *part = part_of(v, a);
     if (!part && bound.row && bound.row->rank != a->rank) return false;
     if (part) memcpy(map, part->map, sizeof part->map);

@@ -172,6 +172,36 @@ static void test_fused_parts(void **state)
     assert_int_equal(b.row->dim[2].parts, 1);
 }
 
+/* Biases that no table has, which packers write for every layer. */
+static void test_extra_biases(void **state)
+{
+    (void)state;
+    static const struct { const char *family, *name; bool found; fqi_axis axis; int64_t layer, expert; } row[] = {
+        { "qwen2", "model.layers.3.mlp.gate_proj.bias", true, FQI_AX_FF, 3, -1 },
+        { "qwen2", "model.layers.3.mlp.down_proj.bias", true, FQI_AX_HIDDEN, 3, -1 },
+        { "qwen2", "model.layers.0.self_attn.o_proj.bias", true, FQI_AX_HIDDEN, 0, -1 },
+        { "qwen3", "model.layers.1.self_attn.k_proj.bias", true, FQI_AX_KV, 1, -1 },
+        { "qwen3_moe", "model.layers.2.mlp.experts.7.up_proj.bias", true, FQI_AX_MOE_FF, 2, 7 },
+        { "qwen3_moe", "model.layers.2.mlp.experts.7.down_proj.bias", true, FQI_AX_HIDDEN, 2, 7 },
+        { "qwen2_moe", "model.layers.2.mlp.shared_expert.gate_proj.bias", true, FQI_AX_SHARED_FF, 2, -1 },
+        { "mixtral", "model.layers.2.block_sparse_moe.experts.1.w2.bias", true, FQI_AX_HIDDEN, 2, 1 },
+        { "qwen2", "model.layers.3.input_layernorm.bias", false, FQI_AX_FIXED, 0, 0 }, { "qwen2", "model.embed_tokens.bias", false, FQI_AX_FIXED, 0, 0 }, { "qwen2", "lm_head.bias", false, FQI_AX_FIXED, 0, 0 },
+        { "qwen2", "model.layers.3.mlp.gate_proj.weight", false, FQI_AX_FIXED, 0, 0 }, { "qwen2", ".bias", false, FQI_AX_FIXED, 0, 0 }, { "qwen2", "bias", false, FQI_AX_FIXED, 0, 0 }, { "qwen3_moe", "model.layers.2.mlp.gate.bias", false, FQI_AX_FIXED, 0, 0 },
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        fqi_bound b = { 0 };
+        bool found = fqi_bind_extra_bias(fqi_family_find(row[i].family), &plain, row[i].name, &b);
+        if (found != row[i].found) fail_msg("%s: \"%s\": found %d", row[i].family, row[i].name, found);
+        if (!found) continue;
+        assert_int_equal(b.row->rank, 1);
+        assert_int_equal(b.row->dim[0].axis, row[i].axis);
+        assert_int_equal(b.row->need, FQI_BESIDE_CODES);
+        assert_int_equal(b.layer, row[i].layer);
+        assert_int_equal(b.expert, row[i].expert);
+        assert_string_equal(b.canonical, row[i].name + strlen("model."));
+    }
+}
+
 /* ---- naming ----------------------------------------------------------------------------------------------------- */
 
 typedef struct naming_case {
@@ -553,6 +583,7 @@ int main(void)
         cmocka_unit_test(test_tables_are_sound),
         cmocka_unit_test(test_bind),
         cmocka_unit_test(test_fused_parts),
+        cmocka_unit_test(test_extra_biases),
         cmocka_unit_test(test_naming),
         cmocka_unit_test(test_every_style_binds),
         cmocka_unit_test(test_long_prefix_is_refused),
