@@ -159,7 +159,7 @@ static fq_status measure_model(sizes *z, size_t i, fq_err *e)
     const fqi_lockstep *l = z->l;
     const fq_model *m = &l->decoder[i]->model;
     fqi_weights_size w;
-    FQI_TRY(fqi_weights_measure(l->ckpt[i], l->decoder[i], l->served, &w, e));
+    FQI_TRY(fqi_weights_measure(l->ckpt[i], l->decoder[i], NULL, l->served, &w, e));
     size_t n_stream = 0;
     for (size_t s = 0; s < l->n_stream; s++) n_stream += l->stream[s].model == i;
     z->slot[i] = w.slot_bytes;

@@ -60,7 +60,7 @@ static fq_status measure(const fqi_quantize *q, sizes *z, fq_err *e)
     const fq_model *m = &q->decoder.model;
     const bool gptq = q->settings.method == FQ_METHOD_GPTQ;
     fqi_weights_size w;
-    FQI_TRY(fqi_weights_measure(q->fitting.ckpt, &q->decoder, FQ_DTYPE_F32, &w, e));
+    FQI_TRY(fqi_weights_measure(q->fitting.ckpt, &q->decoder, NULL, FQ_DTYPE_F32, &w, e));
     FQI_TRY(fqi_stream_memory(q->run, &q->table, &z->stream, e));
     const uint64_t rows = fqi_sat_mul(q->calib.n_window, q->calib.seqlen), per_row = (uint64_t)m->hidden_size * (q->settings.shift > 0 ? 2 : 1) + (uint64_t)(m->num_attention_heads * m->head_dim);
     z->slot = w.slot_bytes;

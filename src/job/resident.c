@@ -35,7 +35,7 @@ fq_status fqi_resident_measure(const fqi_resident_options *o, fqi_resident_size 
     const fq_model *m = &d->model;
     const uint64_t n_layer = (uint64_t)m->num_hidden_layers, hidden = (uint64_t)m->hidden_size;
     fqi_weights_size w;
-    FQI_TRY(fqi_weights_measure(o->ckpt, d, o->served, &w, e));
+    FQI_TRY(fqi_weights_measure(o->ckpt, d, NULL, o->served, &w, e));
     fqi_resident_size n = { .weights = fqi_sat_add(fqi_sat_mul(w.slot_bytes, n_layer), w.fixed_bytes) };
     n.weights = fqi_sat_add(n.weights, fqi_sat_mul(w.head_row_bytes, (uint64_t)m->vocab_size));
     n.caches = fqi_sat_mul(fqi_sat_mul(fqi_sat_mul(kv_floats(o), sizeof(float)), n_layer), o->n_sequence);

@@ -105,13 +105,13 @@ static void say_place(const fqi_tensor *t, uint64_t at, char *out, size_t n)
         (void)snprintf(out, n, "of %" PRIu64, t->bytes / size_of((fq_dtype)t->dtype));
 }
 
-fq_status fqi_weight_faults_report(const fqi_materialiser *m, size_t tensor, const fqi_weight_faults *f, fq_err *e)
+fq_status fqi_weight_faults_report(const fqi_materialiser *m, size_t tensor, const fqi_cut *cut, const fqi_weight_faults *f, fq_err *e)
 {
     const fqi_tensor *t = &m->ckpt->tensor[tensor];
     const uint64_t bad = f->kind[NOT_FINITE].count, beyond = f->kind[OUT_OF_RANGE].count;
     if (bad == 0 && beyond == 0) return FQ_OK;
     const bool finite = bad == 0 || (beyond > 0 && f->kind[OUT_OF_RANGE].first < f->kind[NOT_FINITE].first);
-    const uint64_t at = f->kind[finite].first, count = f->kind[finite].count;
+    const uint64_t at = fqi_cut_origin(cut, f->kind[finite].first), count = f->kind[finite].count;
     const float value = f->kind[finite].value;
     char found[64], place[96];
     say_place(t, at, place, sizeof place);
@@ -281,18 +281,36 @@ fq_status fqi_materialiser_read(fqi_materialiser *m, const fqi_view *v, void *ou
     return FQ_OK;
 }
 
-fq_status fqi_materialise_rows(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fqi_weight_faults *f, fq_err *e)
+/* Maps of the dimensions behind the first, of which something is left out. */
+typedef struct inner { fqi_run run[3][2]; fqi_map map[3]; const fqi_map *use[FQ_MAX_RANK]; } inner;
+
+static const fqi_map *const *maps_of(const fqi_cut *c, inner *in)
+{
+    if (!fqi_cut_inner(c)) return NULL;
+    *in = (inner){ 0 };
+    for (int d = 1; d < c->rank; d++) {
+        if (fqi_cut_length(c, d) == c->whole[d]) continue;
+        for (int p = 0; p < c->parts[d] && p < 2; p++) in->run[d][p] = (fqi_run){ c->whole[d] / c->parts[d] * p + c->dim[d].first, c->dim[d].n };
+        in->map[d] = (fqi_map){ .n_old = c->whole[d], .n_new = fqi_cut_length(c, d), .run = in->run[d], .n_run = c->parts[d], .cap = 2 };
+        in->use[d] = &in->map[d];
+    }
+    return in->use;
+}
+
+fq_status fqi_materialise_rows(fqi_materialiser *m, size_t tensor, const fqi_cut *cut, int64_t row, int64_t n, bool as_float, void *out, fqi_weight_faults *f, fq_err *e)
 {
     const fqi_tensor *whole = &m->ckpt->tensor[tensor];
     int64_t shape[FQ_MAX_RANK];
-    const fqi_tensor t = rows_of(whole, row, n, shape);
+    inner in;
+    const fqi_tensor t = rows_of(whole, cut->dim[0].first + row, n, shape);
     const fq_dtype stored = (fq_dtype)t.dtype, held = as_float ? FQ_DTYPE_F32 : fqi_weight_held(stored, m->served);
+    const uint64_t each = (uint64_t)fqi_cut_length(cut, 1) * (uint64_t)fqi_cut_length(cut, 2), bytes = each * (uint64_t)n * size_of(stored);
     unsigned char *to = out;
     fqi_gather g;
-    if (t.bytes == 0) return FQ_OK;
-    uint64_t at = t.bytes / size_of(stored) / (uint64_t)n * (uint64_t)row;
+    if (bytes == 0) return FQ_OK;
+    uint64_t at = each * (uint64_t)row;
     FQI_TRY(open_shard(m, t.shard, e));
-    FQI_TRY(fqi_gather_begin(&g, m->file, &t, NULL, t.bytes, e));
+    FQI_TRY(fqi_gather_begin(&g, m->file, &t, maps_of(cut, &in), bytes, e));
     do {
         if (stopped(m)) return fqi_fail(e, FQ_E_CANCELLED, NULL, NULL, "stopped");
         const fq_status s = fqi_gather_fill(&g, &m->slot, e);
@@ -308,9 +326,9 @@ fq_status fqi_materialise_rows(fqi_materialiser *m, size_t tensor, int64_t row, 
     return FQ_OK;
 }
 
-fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fq_err *e)
+fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, const fqi_cut *cut, int64_t row, int64_t n, bool as_float, void *out, fq_err *e)
 {
     fqi_weight_faults f = { 0 };
-    FQI_TRY(fqi_materialise_rows(m, tensor, row, n, as_float, out, &f, e));
-    return fqi_weight_faults_report(m, tensor, &f, e);
+    FQI_TRY(fqi_materialise_rows(m, tensor, cut, row, n, as_float, out, &f, e));
+    return fqi_weight_faults_report(m, tensor, cut, &f, e);
 }

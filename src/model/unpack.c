@@ -38,6 +38,7 @@ typedef struct block {
     fqi_materialiser *m;
     const fqi_quant_module *q;
     int64_t row, n_row, col, n_col;      /* of the weight */
+    size_t ld;                           /* of the result: input channels that are wanted */
     size_t n_group;                      /* that occur in it */
     int64_t tile, n_tile;                /* rows that scales and zeros are there for, counted from `row` */
     int64_t scale_row, n_scale_row;      /* of the tensor, of the tile: rows that have a scale of their own */
@@ -346,7 +347,6 @@ static inline void lanes_by_field(const block *b, int64_t r, size_t k, float *re
 static fq_status columns_of(const block *b, int64_t r, void *to, fq_err *e)
 {
     const size_t n_lane = b->n_tile - r < LANES ? (size_t)(b->n_tile - r) : LANES, n = (size_t)b->n_col;
-    const int64_t cols = b->q->size.cols;
     float t[DEPTH * LANES];
     uint16_t narrow[DEPTH * LANES];
     for (size_t k0 = 0; k0 < n; k0 += DEPTH) {
@@ -359,11 +359,11 @@ static fq_status columns_of(const block *b, int64_t r, void *to, fq_err *e)
         for (size_t k = 0; k < depth && !b->safe; k++)
             for (size_t l = 0; l < n_lane; l++) FQI_TRY(check_value(b, t[k * LANES + l], b->row + b->tile + r + (int64_t)l, b->col + (int64_t)(k0 + k), e));
         if (b->m->served == FQ_DTYPE_F32) {
-            scatter32(t, n_lane, depth, (float *)to + k0, (size_t)cols);
+            scatter32(t, n_lane, depth, (float *)to + k0, b->ld);
             continue;
         }
         fqi_weights_narrow(t, b->m->served, narrow, depth * LANES);
-        scatter16(narrow, n_lane, depth, (uint16_t *)to + k0, (size_t)cols);
+        scatter16(narrow, n_lane, depth, (uint16_t *)to + k0, b->ld);
     }
     return FQ_OK;
 }
@@ -501,7 +501,7 @@ static fq_status read_codes(block *b, fq_err *e)
     return read_part(b, FQI_PART_CODES, &x, b->m->unpacker.word, e);
 }
 
-/* out: element (row, 0) of the wanted rows. */
+/* out: element (row, col) of what is wanted. */
 static fq_status unpack_block(block *b, unsigned char *out, fq_err *e)
 {
     fqi_unpacker *u = &b->m->unpacker;
@@ -514,7 +514,7 @@ static fq_status unpack_block(block *b, unsigned char *out, fq_err *e)
         FQI_TRY(read_scales(b, e));
         FQI_TRY(read_zeros(b, e));
         for (int64_t r = 0; r < b->n_tile; r += b->by_inputs ? LANES : 1) {
-            unsigned char *to = out + ((uint64_t)(b->tile + r) * (uint64_t)b->q->size.cols + (uint64_t)b->col) * held_size(b->m);
+            unsigned char *to = out + (uint64_t)(b->tile + r) * b->ld * held_size(b->m);
             FQI_TRY(b->by_inputs ? columns_of(b, r, to, e) : b->q->form->floats ? row_of_floats(b, r, to, e) : row_of(b, r, to, e));
         }
     }
@@ -544,24 +544,24 @@ static uint64_t unit_bytes(const fqi_quant_module *q, int64_t n)
     return fqi_sat_mul((uint64_t)n, (uint64_t)q->size.bits * sizeof(uint32_t));
 }
 
-/* Bytes of codes of a row; of forms that lie by outputs. */
-static uint64_t row_bytes(const fqi_quant_module *q)
+/* Bytes of codes of a row's n input channels; of forms that lie by outputs. */
+static uint64_t row_bytes(const fqi_quant_module *q, int64_t n)
 {
-    return q->form->floats ? (uint64_t)q->size.cols : (uint64_t)fqi_quant_words(q->size.cols, q->size.bits) * sizeof(uint32_t);
+    return q->form->floats ? (uint64_t)n : (uint64_t)fqi_quant_words(n, q->size.bits) * sizeof(uint32_t);
 }
 
-int64_t fqi_module_units(const fqi_quant_module *q, int64_t n, uint64_t *bytes)
+int64_t fqi_module_units(const fqi_quant_module *q, int64_t n, int64_t n_col, uint64_t *bytes)
 {
-    *bytes = by_inputs(q) ? unit_bytes(q, n) : row_bytes(q);
-    return by_inputs(q) ? (q->size.cols + UNIT - 1) / UNIT : n;
+    *bytes = by_inputs(q) ? unit_bytes(q, n) : row_bytes(q, n_col);
+    return by_inputs(q) ? (n_col + UNIT - 1) / UNIT : n;
 }
 
 static int64_t at_least_one(uint64_t n, int64_t most) { return n == 0 ? 1 : n < (uint64_t)most ? (int64_t)n : most; }
 
 /* Most rows whose UNIT input channels fit, and most rows that do whole, of n. */
-static int64_t rows_that_fit(const fqi_quant_module *q, uint64_t bytes, int64_t n)
+static int64_t rows_that_fit(const fqi_quant_module *q, uint64_t bytes, int64_t n, int64_t n_col)
 {
-    if (!by_inputs(q)) return at_least_one(bytes / row_bytes(q), n);
+    if (!by_inputs(q)) return at_least_one(bytes / row_bytes(q, n_col), n);
     if (!q->form->field) return at_least_one(bytes / unit_bytes(q, 1), n);
     return at_least_one((bytes / (UNIT * sizeof(uint32_t)) - 2) * (32 / (uint64_t)q->size.bits), n);   /* buffers have 4 KiB or more */
 }
@@ -570,19 +570,19 @@ fq_status fqi_materialise_module(fqi_materialiser *m, const fqi_quant_module *q,
 {
     const fqi_unpacker *u = &m->unpacker;
     const bool columns = by_inputs(q);
-    const int64_t cols = q->size.cols;
+    const int64_t cols = want->n_col;
     /* The part of the weight, and the largest block: whole in the direction that lies together in the file, as far as buffers reach. */
     const int64_t row0 = want->row + (columns ? 0 : want->unit), row1 = columns ? want->row + want->n : row0 + want->n_unit;
-    const int64_t col0 = columns ? want->unit * UNIT : 0, end = columns ? (want->unit + want->n_unit) * UNIT : cols, col1 = end < cols ? end : cols;
+    const int64_t col0 = columns ? want->unit * UNIT : 0, end = columns ? (want->unit + want->n_unit) * UNIT : cols, col1 = end < cols ? end : cols;   /* of the wanted ones */
     const uint64_t room = u->n_word * sizeof(uint32_t);
-    const int64_t most = (int64_t)(u->n_channel / UNIT), rows = rows_that_fit(q, room, row1 - row0);
-    const bool whole = !columns && row_bytes(q) <= room;
+    const int64_t most = (int64_t)(u->n_channel / UNIT), rows = rows_that_fit(q, room, row1 - row0, cols);
+    const bool whole = !columns && row_bytes(q, cols) <= room;
     const int64_t units = whole ? most : at_least_one(room / unit_bytes(q, rows), most);
-    if (row0 == 0 && col0 == 0 && q->part[FQI_PART_SHAPE]) FQI_TRY(check_shape(m, q, e));
+    if (row0 == want->row && col0 == 0 && q->part[FQI_PART_SHAPE]) FQI_TRY(check_shape(m, q, e));
     for (int64_t row = row0; row < row1; row += rows)
         for (int64_t col = col0; col < col1; col += units * UNIT) {
-            block b = { .m = m, .q = q, .row = row, .n_row = row1 - row < rows ? row1 - row : rows, .col = col, .n_col = col1 - col < units * UNIT ? col1 - col : units * UNIT, .by_inputs = columns };
-            FQI_TRY(unpack_block(&b, (unsigned char *)out + (uint64_t)(row - want->row) * (uint64_t)cols * held_size(m), e));
+            block b = { .m = m, .q = q, .ld = (size_t)cols, .row = row, .n_row = row1 - row < rows ? row1 - row : rows, .col = want->col + col, .n_col = col1 - col < units * UNIT ? col1 - col : units * UNIT, .by_inputs = columns };
+            FQI_TRY(unpack_block(&b, (unsigned char *)out + (uint64_t)((row - want->row) * cols + col) * held_size(m), e));
         }
     return FQ_OK;
 }

@@ -54,19 +54,18 @@ struct fqi_weights {
 
 /* ---- filling a slot (filler thread) ------------------------------------------------------------------------------ */
 
-static fqi_matrix matrix_at(const fqi_tensor *t, const fqi_quant_module *q, fq_dtype served, const void *data)
+static fqi_matrix matrix_at(const fqi_tensor *t, const fqi_cut *cut, const fqi_quant_module *q, fq_dtype served, const void *data)
 {
-    if (q) return (fqi_matrix){ .data = data, .rows = q->size.rows, .cols = q->size.cols, .dtype = fqi_weight_held(FQ_DTYPE_F32, served) };
-    return (fqi_matrix){ .data = data, .rows = t->shape[0], .cols = t->shape[1], .dtype = fqi_weight_held((fq_dtype)t->dtype, served) };
+    return (fqi_matrix){ .data = data, .rows = fqi_cut_length(cut, 0), .cols = fqi_cut_length(cut, 1), .dtype = fqi_weight_held(q ? FQ_DTYPE_F32 : (fq_dtype)t->dtype, served) };
 }
 
 /* Views of each expert in a fused tensor. */
 static void fused(const fqi_weight_item *x, const fqi_tensor *t, fq_dtype served, const unsigned char *data, fqi_mlp_weights *expert)
 {
     const fq_dtype held = fqi_weight_held((fq_dtype)t->dtype, served);
-    const int64_t rows = t->shape[1], cols = t->shape[2];
+    const int64_t rows = fqi_cut_length(&x->cut, 1), cols = fqi_cut_length(&x->cut, 2);
     const size_t each = (size_t)rows * (size_t)cols * (fq_dtype_bits(held) / 8);
-    for (int64_t i = 0; i < t->shape[0]; i++, data += each) {
+    for (int64_t i = x->cut.dim[0].first; i < x->cut.dim[0].first + x->cut.dim[0].n; i++, data += each) {
         if (x->kind == FQI_WEIGHT_FUSED_DOWN) {
             expert[i].down = (fqi_matrix){ .data = data, .rows = rows, .cols = cols, .dtype = held };
             continue;
@@ -89,7 +88,7 @@ static void hand_out(const fqi_weights *w, const fqi_weight_item *x, slot *s, fq
         const float *v = (const float *)(const void *)data;
         memcpy(member, &v, sizeof v);
     } else {
-        fqi_matrix m = matrix_at(t, fqi_weight_module(&w->table, x->module), w->o.served, data);
+        fqi_matrix m = matrix_at(t, &x->cut, fqi_weight_module(&w->table, x->module), w->o.served, data);
         memcpy(member, &m, sizeof m);
     }
 }
@@ -101,8 +100,7 @@ static void want_item(const void *user, size_t i, fqi_weight_want *out)
     const into *o = user;
     const fqi_weight_item *x = &o->item[i];
     const fqi_quant_module *q = fqi_weight_module(&o->w->table, x->module);
-    *out = (fqi_weight_want){ .tensor = x->tensor, .module = q, .n = q ? q->size.rows : o->w->ckpt->tensor[x->tensor].shape[0], .as_float = x->kind == FQI_WEIGHT_VECTOR,
-                              .out = o->memory + x->at };
+    *out = (fqi_weight_want){ .tensor = x->tensor, .module = q, .cut = &x->cut, .n = fqi_cut_length(&x->cut, 0), .as_float = x->kind == FQI_WEIGHT_VECTOR, .out = o->memory + x->at };
 }
 
 static fq_status fill(fqi_weights *w, slot *s, int64_t layer, fq_err *e)
@@ -227,24 +225,32 @@ fq_status fqi_weights_layer(fqi_weights *w, int64_t layer, const fqi_layer_weigh
 
 /* ---- embedding, final norm, head (caller's thread) ------------------------------------------------------------------ */
 
-typedef struct rows { size_t embed, cols; const uint32_t *id; float *out; } rows;
+typedef struct rows { size_t embed, cols; const fqi_cut *cut; const uint32_t *id; float *out; } rows;
 
+/* Of a row that another rank has: zeros. */
 static void want_row(const void *user, size_t i, fqi_weight_want *out)
 {
     const rows *r = user;
-    *out = (fqi_weight_want){ .tensor = r->embed, .row = (int64_t)r->id[i], .n = 1, .as_float = true, .out = r->out + i * r->cols };
+    const int64_t row = (int64_t)r->id[i] - r->cut->dim[0].first;
+    const bool here = row >= 0 && row < r->cut->dim[0].n;
+    *out = (fqi_weight_want){ .tensor = r->embed, .cut = r->cut, .row = here ? row : 0, .n = here, .as_float = true, .out = r->out + i * r->cols };
 }
 
 fq_status fqi_weights_embed(fqi_weights *w, const uint32_t *ids, size_t n, float *out, fq_err *e)
 {
     const fqi_tensor *t = &w->ckpt->tensor[w->table.embed];
-    const rows r = { .embed = w->table.embed, .cols = (size_t)t->shape[1], .id = ids, .out = out };
+    const rows r = { .embed = w->table.embed, .cols = (size_t)t->shape[1], .cut = &w->table.embed_cut, .id = ids, .out = out };
     for (size_t i = 0; i < n; i++)
         if ((int64_t)ids[i] >= t->shape[0])
             return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(w->ckpt->shard[t->shard].path, t->name), "token-id",
                             "found token id %" PRIu32 ", expected one below %" PRId64, ids[i], t->shape[0]);
+    if (w->o.slice) memset(out, 0, n * r.cols * sizeof *out);
     if (n <= EMBED_TOGETHER) {   /* not worth waking others for */
-        for (size_t i = 0; i < n; i++) FQI_TRY(fqi_materialise(&w->caller, r.embed, (int64_t)ids[i], 1, true, out + i * r.cols, e));
+        for (size_t i = 0; i < n; i++) {
+            fqi_weight_want x;
+            want_row(&r, i, &x);
+            FQI_TRY(fqi_materialise(&w->caller, x.tensor, x.cut, x.row, x.n, true, x.out, e));
+        }
         return FQ_OK;
     }
     fqi_load load = { .n = n, .want = want_row, .user = &r, .together = EMBED_TOGETHER };
@@ -260,7 +266,7 @@ const float *fqi_weights_final_norm(fqi_weights *w, fq_err *e)
         (void)fqi_fail_nomem(e, "final norm");
         return NULL;
     }
-    if (fqi_materialise(&w->caller, w->table.norm, 0, t->shape[0], true, norm, e) != FQ_OK) {
+    if (fqi_materialise(&w->caller, w->table.norm, &w->table.norm_cut, 0, t->shape[0], true, norm, e) != FQ_OK) {
         free(norm);
         return NULL;
     }
@@ -274,13 +280,13 @@ fq_status fqi_weights_head(fqi_weights *w, int64_t row, int64_t n, fqi_matrix *o
 {
     const fqi_tensor *t = &w->ckpt->tensor[w->table.head];
     const fqi_quant_module *q = fqi_weight_module(&w->table, w->table.head_module);
-    fqi_matrix all = matrix_at(t, q, w->o.served, w->head);
+    fqi_matrix all = matrix_at(t, &w->table.head_cut, q, w->o.served, w->head);
     if (row < 0 || n < 0 || n > w->o.head_rows || row > all.rows - n)
         return fqi_fail(e, FQ_E_USAGE, NULL, "head-rows", "found rows %" PRId64 " + %" PRId64 ", expected at most %" PRId64 " of %" PRId64, row, n,
                         w->o.head_rows, all.rows);
     if (row < w->head_row || row + n > w->head_row + w->head_n) {
         w->head_n = 0;
-        const fqi_weight_want want = { .tensor = w->table.head, .module = q, .row = row, .n = n, .out = w->head };
+        const fqi_weight_want want = { .tensor = w->table.head, .module = q, .cut = &w->table.head_cut, .row = row, .n = n, .out = w->head };
         fqi_load load = { .n = 1, .want = want_as_is, .user = &want, .together = 1 };
         FQI_TRY(fqi_readers_run(&w->readers, FQI_WAITER_CALLER, &w->caller, &load, e));
         w->head_row = row;
@@ -305,10 +311,10 @@ static uint64_t fixed_bytes(const fq_ckpt *c, const fqi_decoder *d, const fqi_we
            ((uint64_t)d->model.num_hidden_layers + 1) * (sizeof *t->first + sizeof(slot)) + (uint64_t)d->model.hidden_size * sizeof(float);
 }
 
-fq_status fqi_weights_measure(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_size *out, fq_err *e)
+fq_status fqi_weights_measure(const fq_ckpt *c, const fqi_decoder *d, const fqi_slice *slice, fq_dtype served, fqi_weights_size *out, fq_err *e)
 {
     fqi_weights_table t;
-    FQI_TRY(fqi_weights_find(c, d, served, &t, e));
+    FQI_TRY(fqi_weights_find(c, d, slice, served, &t, e));
     *out = (fqi_weights_size){ .slot_bytes = t.slot_bytes, .head_row_bytes = t.head_row_bytes, .fixed_bytes = fixed_bytes(c, d, &t) };
     fqi_weights_table_free(&t);
     return FQ_OK;
@@ -360,8 +366,9 @@ fq_status fqi_weights_create(const fq_ckpt *c, const fqi_decoder *d, const fqi_w
     (void)pthread_condattr_destroy(&clock);
     if (w->o.n_slot > n_layer) w->o.n_slot = n_layer;
     if (w->o.n_slot == 0) w->o.n_slot = 1;
-    if (w->o.head_rows <= 0 || w->o.head_rows > d->model.vocab_size) w->o.head_rows = d->model.vocab_size;
-    fq_status s = fqi_weights_find(c, d, o->served, &w->table, e);
+    const int64_t vocab = o->slice ? o->slice->axis[FQI_AX_VOCAB].n : d->model.vocab_size;
+    if (w->o.head_rows <= 0 || w->o.head_rows > vocab) w->o.head_rows = vocab;
+    fq_status s = fqi_weights_find(c, d, o->slice, o->served, &w->table, e);
     if (s == FQ_OK) s = allocate(w, e);
     if (s != FQ_OK) {
         fqi_weights_free(w);

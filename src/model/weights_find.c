@@ -13,6 +13,7 @@
 #include "base/checked.h"
 #include "checkpoint/packed.h"
 
+#define CODE_UNIT 32   /* input channels that fill whole words, whatever their bits */
 #define IN_LAYER(m) offsetof(fqi_layer_weights, m)
 #define IN_EXPERT(m) offsetof(fqi_mlp_weights, m)
 
@@ -56,9 +57,10 @@ static const struct role *role_of(const char *name)
 
 static uint64_t aligned(uint64_t n) { return (n + FQI_WEIGHTS_ALIGN - 1) / FQI_WEIGHTS_ALIGN * FQI_WEIGHTS_ALIGN; }
 
-static uint64_t held_bytes(const fqi_tensor *t, fq_dtype served, bool as_float)
+/* Not more than the tensor stores, or than it would if it were wider. */
+static uint64_t held_bytes(const fqi_tensor *t, const fqi_cut *cut, fq_dtype served, bool as_float)
 {
-    uint64_t n = t->bytes / (fq_dtype_bits((fq_dtype)t->dtype) / 8);
+    const uint64_t n = (uint64_t)fqi_cut_length(cut, 0) * (uint64_t)fqi_cut_length(cut, 1) * (uint64_t)fqi_cut_length(cut, 2);
     return n * fq_dtype_bits(as_float ? FQ_DTYPE_F32 : fqi_weight_held((fq_dtype)t->dtype, served)) / 8;
 }
 
@@ -82,7 +84,7 @@ static fq_status check_tensor(const fq_ckpt *c, const fqi_decoder *d, size_t i, 
 }
 
 /* What is looked at: bound is the catalogue's, with a row for codes too. */
-typedef struct finder { const fq_ckpt *c; const fqi_decoder *d; fqi_bound *bound; size_t n_codes; fqi_quant_scheme scheme; } finder;
+typedef struct finder { const fq_ckpt *c; const fqi_decoder *d; const fqi_slice *slice; fqi_bound *bound; size_t n_codes; fqi_quant_scheme scheme; } finder;
 
 static bool is_codes(const fq_ckpt *c, size_t i)
 {
@@ -180,7 +182,8 @@ static const struct role *wanted(const finder *f, size_t i)
     if (!b->row || b->layer < 0 || b->layer >= d->model.num_hidden_layers) return NULL;
     if (b->row->need != FQI_OPTIONAL && !fqi_row_expected(b->row, &d->model, b->layer, d->sparse)) return NULL;
     const struct role *r = role_of(b->row->role);
-    return r && r->of_expert && (b->expert < 0 || b->expert >= d->model.num_experts) ? NULL : r;
+    if (r && r->of_expert && (b->expert < 0 || b->expert >= d->model.num_experts)) return NULL;
+    return fqi_slice_has(f->slice, b->row, r && r->of_expert ? b->expert : -1) ? r : NULL;
 }
 
 /* By layer, and then as they lie in the files: each file is opened once for a layer and read forward. */
@@ -196,6 +199,19 @@ static int by_layer(const void *a, const void *b, void *of)
     return s->off < t->off ? -1 : s->off > t->off;
 }
 
+/* What of tensor i, or of the weight that its codes stand for, is held. Words of codes are not cut. */
+static fq_status cut(const finder *f, size_t i, const fqi_quant_module *q, fqi_cut *out, fq_err *e)
+{
+    const fq_ckpt *c = f->c;
+    const fqi_tensor *t = &c->tensor[i];
+    const int64_t weight[2] = { q ? q->size.rows : 0, q ? q->size.cols : 0 };
+    fqi_cut_make(f->slice, f->bound[i].row, q ? weight : t->shape, out);
+    if (!q || q->form->floats || out->dim[1].n == out->whole[1]) return FQ_OK;
+    if (out->dim[1].first % CODE_UNIT == 0 && (out->dim[1].n % CODE_UNIT == 0 || f->slice->rank == f->slice->size - 1)) return FQ_OK;
+    return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(c->shard[t->shard].path, t->name), "ranks", "found %" PRId64 " input channels for each of %d ranks, expected a multiple of %d; `fitq plan` says what makes it fit",
+                    out->dim[1].n, f->slice->size, CODE_UNIT);
+}
+
 static fq_status collect(finder *f, fqi_weights_table *t, fq_err *e)
 {
     const fq_ckpt *c = f->c;
@@ -207,8 +223,9 @@ static fq_status collect(finder *f, fqi_weights_table *t, fq_err *e)
         size_t module = FQI_NO_MODULE;
         if (!r) continue;
         FQI_TRY(is_codes(c, i) ? add_module(f, i, t, &module, e) : check_tensor(c, f->d, i, e));
-        t->item[t->n_item++] = (fqi_weight_item){ .tensor = (uint32_t)i, .module = module, .kind = r->kind, .of_expert = r->of_expert, .member = r->member,
-                                                  .expert = (int32_t)f->bound[i].expert };
+        fqi_weight_item *x = &t->item[t->n_item++];
+        *x = (fqi_weight_item){ .tensor = (uint32_t)i, .module = module, .kind = r->kind, .of_expert = r->of_expert, .member = r->member, .expert = (int32_t)f->bound[i].expert };
+        FQI_TRY(cut(f, i, fqi_weight_module(t, module), &x->cut, e));
     }
     qsort_r(t->item, t->n_item, sizeof *t->item, by_layer, f);
     return FQ_OK;
@@ -217,8 +234,8 @@ static fq_status collect(finder *f, fqi_weights_table *t, fq_err *e)
 static bool item_bytes(const fq_ckpt *c, const fqi_weights_table *t, const fqi_weight_item *x, fq_dtype served, uint64_t *out)
 {
     const fqi_quant_module *q = fqi_weight_module(t, x->module);
-    *out = q ? 0 : held_bytes(&c->tensor[x->tensor], served, x->kind == FQI_WEIGHT_VECTOR);
-    return !q || (fqi_mul_u64((uint64_t)q->size.rows, (uint64_t)q->size.cols, out) && fqi_mul_u64(*out, fq_dtype_bits(fqi_weight_held(FQ_DTYPE_F32, served)) / 8, out));
+    *out = q ? 0 : held_bytes(&c->tensor[x->tensor], &x->cut, served, x->kind == FQI_WEIGHT_VECTOR);
+    return !q || (fqi_mul_u64((uint64_t)x->cut.dim[0].n, (uint64_t)x->cut.dim[1].n, out) && fqi_mul_u64(*out, fq_dtype_bits(fqi_weight_held(FQ_DTYPE_F32, served)) / 8, out));
 }
 
 /* Places in the slot, and where each layer's items begin. */
@@ -244,7 +261,7 @@ static fq_status place(const finder *f, fq_dtype served, fqi_weights_table *t, f
 static fq_status find_body(const finder *f, fq_dtype served, fqi_weights_table *t, fq_err *e)
 {
     const fq_ckpt *c = f->c;
-    const struct { const char *role; size_t *out; } want[] = { { "embed_tokens", &t->embed }, { "norm", &t->norm }, { "lm_head", &t->head } };
+    const struct { const char *role; size_t *out; fqi_cut *cut; } want[] = { { "embed_tokens", &t->embed, &t->embed_cut }, { "norm", &t->norm, &t->norm_cut }, { "lm_head", &t->head, &t->head_cut } };
     const size_t n_want = f->d->model.tie_word_embeddings ? 2 : 3;
     t->head_module = FQI_NO_MODULE;
     for (size_t k = 0; k < n_want; k++) {
@@ -254,8 +271,12 @@ static fq_status find_body(const finder *f, fq_dtype served, fqi_weights_table *
         if (*want[k].out == SIZE_MAX)
             return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "weight-missing", "found no %s, expected one", want[k].role);
         FQI_TRY(is_codes(c, *want[k].out) ? add_module(f, *want[k].out, t, &t->head_module, e) : check_tensor(c, f->d, *want[k].out, e));
+        FQI_TRY(cut(f, *want[k].out, k == 2 ? fqi_weight_module(t, t->head_module) : NULL, want[k].cut, e));
     }
-    if (f->d->model.tie_word_embeddings) t->head = t->embed;   /* as transformers does, whatever else is stored */
+    if (f->d->model.tie_word_embeddings) {   /* as transformers does, whatever else is stored */
+        t->head = t->embed;
+        t->head_cut = t->embed_cut;
+    }
     const fqi_tensor *h = &c->tensor[t->head];
     const fqi_quant_module *q = fqi_weight_module(t, t->head_module);
     t->head_row_bytes = (uint64_t)(q ? q->size.cols : h->shape[1]) * fq_dtype_bits(fqi_weight_held(q ? FQ_DTYPE_F32 : (fq_dtype)h->dtype, served)) / 8;
@@ -276,7 +297,10 @@ static void measure_chunk(const fq_ckpt *c, fqi_weights_table *t)
     measure_tensor(&c->tensor[t->head], t, &largest);
     measure_tensor(&c->tensor[t->embed], t, &unused);
     measure_tensor(&c->tensor[t->norm], t, &unused);
-    for (size_t i = 0; i < t->n_item; i++) measure_tensor(&c->tensor[t->item[i].tensor], t, &largest);
+    for (size_t i = 0; i < t->n_item; i++) {
+        measure_tensor(&c->tensor[t->item[i].tensor], t, &largest);
+        t->gathers = t->gathers || (t->item[i].module == FQI_NO_MODULE && fqi_cut_inner(&t->item[i].cut));
+    }
     for (size_t i = 0; i < t->n_module; i++) {
         const fqi_quant_module *q = &t->module[i];
         for (size_t k = 0; k < FQI_N_PART; k++) measure_tensor(q->part[k], t, &largest);
@@ -305,10 +329,10 @@ static fq_status find_all(finder *f, fq_dtype served, fqi_weights_table *t, fq_e
     return place(f, served, t, e);
 }
 
-fq_status fqi_weights_find(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_table *out, fq_err *e)
+fq_status fqi_weights_find(const fq_ckpt *c, const fqi_decoder *d, const fqi_slice *slice, fq_dtype served, fqi_weights_table *out, fq_err *e)
 {
     fqi_weights_table t = { 0 };
-    finder f = { .c = c, .d = d };
+    finder f = { .c = c, .d = d, .slice = slice };
     if (!c->bound) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "unknown-family", "found a checkpoint of an unknown family, expected a known one");
     const fq_status s = find_all(&f, served, &t, e);
     free(f.bound);

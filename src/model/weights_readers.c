@@ -24,7 +24,8 @@ typedef struct part {
 
 typedef struct result { size_t at; fqi_weight_faults faults; bool faulty; fq_status status; fq_err err; } result;   /* at: the want it is about */
 
-static uint64_t row_bytes(const fqi_tensor *t) { return t->shape[0] > 0 ? t->bytes / (uint64_t)t->shape[0] : 0; }
+/* Elements of a row of what is wanted. */
+static uint64_t row_elements(const fqi_weight_want *x) { return (uint64_t)fqi_cut_length(x->cut, 1) * (uint64_t)fqi_cut_length(x->cut, 2); }
 
 static bool stopped(const fqi_readers *r) { return __atomic_load_n(&r->stop, __ATOMIC_RELAXED); }
 
@@ -40,8 +41,8 @@ static bool take(const fqi_readers *r, const fq_ckpt *c, fqi_load *l, part *p)
     }
     fqi_weight_want x;
     l->want(l->user, p->first, &x);
-    uint64_t each = row_bytes(&c->tensor[x.tensor]);
-    const int64_t all = x.module ? fqi_module_units(x.module, x.n, &each) : x.n, left = all - l->next_row;
+    uint64_t each = row_elements(&x) * (fq_dtype_bits((fq_dtype)c->tensor[x.tensor].dtype) / 8);
+    const int64_t all = x.module ? fqi_module_units(x.module, x.n, fqi_cut_length(x.cut, 1), &each) : x.n, left = all - l->next_row;
     const uint64_t fit = each ? r->chunk / each : 0;
     p->row = l->next_row;
     p->n_row = fit > (uint64_t)left ? left : fit > 0 ? (int64_t)fit : left > 0;
@@ -55,8 +56,8 @@ static bool take(const fqi_readers *r, const fq_ckpt *c, fqi_load *l, part *p)
 static fq_status read_module(fqi_materialiser *m, const fqi_weight_want *x, const part *p, fq_err *e)
 {
     uint64_t bytes;
-    fqi_module_rows rows = { .row = x->row, .n = x->n, .unit = p->row, .n_unit = p->n_row };
-    if (p->n_row == 0) rows.n_unit = fqi_module_units(x->module, x->n, &bytes);
+    fqi_module_rows rows = { .row = x->cut->dim[0].first + x->row, .n = x->n, .col = x->cut->dim[1].first, .n_col = x->cut->dim[1].n, .unit = p->row, .n_unit = p->n_row };
+    if (p->n_row == 0) rows.n_unit = fqi_module_units(x->module, x->n, rows.n_col, &bytes);
     return x->n == 0 ? FQ_OK : fqi_materialise_module(m, x->module, &rows, x->out, e);
 }
 
@@ -74,13 +75,13 @@ static void read_part(fqi_materialiser *m, const fqi_load *l, const part *p, res
         }
         if (p->n == 1) {
             const fqi_tensor *t = &m->ckpt->tensor[x.tensor];
-            const fq_dtype stored = (fq_dtype)t->dtype, held = x.as_float ? FQ_DTYPE_F32 : fqi_weight_held(stored, m->served);
-            x.out = (unsigned char *)x.out + (uint64_t)p->row * (row_bytes(t) * 8 / fq_dtype_bits(stored)) * (fq_dtype_bits(held) / 8);
+            const fq_dtype held = x.as_float ? FQ_DTYPE_F32 : fqi_weight_held((fq_dtype)t->dtype, m->served);
+            x.out = (unsigned char *)x.out + (uint64_t)p->row * row_elements(&x) * (fq_dtype_bits(held) / 8);
             x.row += p->row;
             x.n = p->n_row;
         }
         out->faults = (fqi_weight_faults){ 0 };
-        out->status = fqi_materialise_rows(m, x.tensor, x.row, x.n, x.as_float, x.out, &out->faults, &out->err);
+        out->status = fqi_materialise_rows(m, x.tensor, x.cut, x.row, x.n, x.as_float, x.out, &out->faults, &out->err);
         if (out->status != FQ_OK) return;
         out->faulty = out->faults.kind[0].count > 0 || out->faults.kind[1].count > 0;
     }
@@ -165,7 +166,7 @@ fq_status fqi_readers_run(fqi_readers *r, fqi_waiter who, fqi_materialiser *m, f
     if (l->faulty == SIZE_MAX) return FQ_OK;
     fqi_weight_want x;
     l->want(l->user, l->faulty, &x);
-    return fqi_weight_faults_report(m, x.tensor, &l->faults, e);
+    return fqi_weight_faults_report(m, x.tensor, x.cut, &l->faults, e);
 }
 
 /* ---- life ---- */

@@ -30,6 +30,7 @@ typedef enum fqi_weight_kind {
 typedef struct fqi_weight_item {
     uint32_t tensor;          /* of the catalogue; of a quantized module its codes */
     size_t module;            /* of the table, or FQI_NO_MODULE */
+    fqi_cut cut;              /* what of the tensor, or of the weight that the module stands for, is held */
     uint8_t kind;
     bool of_expert;           /* member is in the expert's fqi_mlp_weights, not in fqi_layer_weights */
     int32_t expert;
@@ -40,16 +41,18 @@ typedef struct fqi_weight_item {
 typedef struct fqi_weights_table {
     fqi_weight_item *item; size_t n_item;      /* by layer */
     size_t *first;                             /* n_layer + 1: items of layer l are first[l] .. first[l+1] - 1 */
+    fqi_cut embed_cut, norm_cut, head_cut;
     size_t embed, norm, head;                  /* tensors; head is embed in a tied model, and codes where head_module is one */
     size_t head_module;                        /* or FQI_NO_MODULE */
     fqi_quant_module *module; size_t n_module;
     int64_t module_cols;                       /* most input channels of one */
     uint64_t slot_bytes, head_row_bytes;
     size_t chunk;                              /* of the readers: FQI_WEIGHTS_CHUNK, or what the largest tensor needs */
-    bool gathers;                              /* a tensor is strided or byteswapped: chunks are put together elsewhere */
+    bool gathers;                              /* a tensor is strided, byteswapped or cut: chunks are put together elsewhere */
 } fqi_weights_table;
 
-fq_status fqi_weights_find(const fq_ckpt *c, const fqi_decoder *d, fq_dtype served, fqi_weights_table *out, fq_err *e);
+/* slice: may be NULL. */
+fq_status fqi_weights_find(const fq_ckpt *c, const fqi_decoder *d, const fqi_slice *slice, fq_dtype served, fqi_weights_table *out, fq_err *e);
 void fqi_weights_table_free(fqi_weights_table *t);
 /* The type in which a stored weight is held. One that is made from codes is held as F32, or as served. */
 static inline fq_dtype fqi_weight_held(fq_dtype stored, fq_dtype served) { return served == FQ_DTYPE_F32 ? stored : served; }
@@ -102,14 +105,15 @@ typedef struct fqi_materialiser {
 fq_status fqi_materialiser_init(fqi_materialiser *m, const fq_ckpt *c, const fqi_weights_options *o, const fqi_weights_table *t, fqi_open_shards *open, fq_err *e);
 void fqi_materialiser_free(fqi_materialiser *m);
 uint64_t fqi_materialiser_bytes(const fqi_weights_table *t);   /* what one takes beside itself */
-/* Rows [row, row + n) of the tensor's first dimension (row 0 and n its length: all of it) to `out`, as the type that is held, or as float
- * for a vector. What cannot be used is added to *f. FQ_E_CANCELLED when stop was set; an error of reading names file and tensor. */
-fq_status fqi_materialise_rows(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fqi_weight_faults *f, fq_err *e);
+/* Rows [row, row + n) of the first dimension of what `cut` leaves of a tensor (row 0 and n its length: all of that) to `out`, as the type that is
+ * held, or as float for a vector. What cannot be used is added to *f, by its number in what is left. FQ_E_CANCELLED when stop was set; an error of
+ * reading names file and tensor. */
+fq_status fqi_materialise_rows(fqi_materialiser *m, size_t tensor, const fqi_cut *cut, int64_t row, int64_t n, bool as_float, void *out, fqi_weight_faults *f, fq_err *e);
 void fqi_weight_faults_add(fqi_weight_faults *f, const fqi_weight_faults *more);
 /* FQ_OK if there are none, else FQ_E_NUMERIC ("non-finite", "served-range"), of the kind that comes first in the tensor. */
-fq_status fqi_weight_faults_report(const fqi_materialiser *m, size_t tensor, const fqi_weight_faults *f, fq_err *e);
+fq_status fqi_weight_faults_report(const fqi_materialiser *m, size_t tensor, const fqi_cut *cut, const fqi_weight_faults *f, fq_err *e);
 /* Both. */
-fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, int64_t row, int64_t n, bool as_float, void *out, fq_err *e);
+fq_status fqi_materialise(fqi_materialiser *m, size_t tensor, const fqi_cut *cut, int64_t row, int64_t n, bool as_float, void *out, fq_err *e);
 
 /* What the passes below the readers share. A part of a tensor of rank 2, as it is stored, row-major to `out`; of rank 1: col 0, n_col 1. Same
  * errors as fqi_materialise_rows. */
@@ -124,17 +128,19 @@ fq_status fqi_unpacker_init(fqi_unpacker *u, const fqi_weights_table *t, fq_err 
 void fqi_unpacker_free(fqi_unpacker *u);                      /* after a failure too */
 uint64_t fqi_unpacker_bytes(const fqi_weights_table *t);      /* what one takes beside itself */
 /* How many units n rows of a module are read in, and the bytes of codes of one: a unit lies together in the file (gptq, awq: 32 input channels;
- * others: an output channel). */
-int64_t fqi_module_units(const fqi_quant_module *q, int64_t n, uint64_t *unit_bytes);
-/* Units [unit, unit + n_unit) of rows [row, row + n) of the weight, to their places in `out`, which is [n][cols] of F32 or the served type.
+ * others: an output channel). n_col: input channels that are wanted. */
+int64_t fqi_module_units(const fqi_quant_module *q, int64_t n, int64_t n_col, uint64_t *unit_bytes);
+/* Units [unit, unit + n_unit) of rows [row, row + n) and columns [col, col + n_col) of the weight, to their places in `out`, which is [n][n_col] of
+ * F32 or the served type. col % 32 == 0, or codes are not in words along the inputs.
  * FQ_E_INPUT ("packed-order", "packed-zero", "packed-shape"), FQ_E_NUMERIC ("non-finite", "served-range"). */
-typedef struct fqi_module_rows { int64_t row, n, unit, n_unit; } fqi_module_rows;
+typedef struct fqi_module_rows { int64_t row, n, col, n_col, unit, n_unit; } fqi_module_rows;
 fq_status fqi_materialise_module(fqi_materialiser *m, const fqi_quant_module *q, const fqi_module_rows *want, void *out, fq_err *e);
 
 /* ---- several readers ---- */
 
-/* As for fqi_materialise. module: NULL, or the one that stands for the rows; tensor are its codes then, as_float means nothing. */
-typedef struct fqi_weight_want { size_t tensor; const fqi_quant_module *module; int64_t row, n; bool as_float; void *out; } fqi_weight_want;
+/* As for fqi_materialise; row counts in what the cut leaves. module: NULL, or the one that stands for the rows; tensor are its codes then, as_float
+ * means nothing. */
+typedef struct fqi_weight_want { size_t tensor; const fqi_quant_module *module; const fqi_cut *cut; int64_t row, n; bool as_float; void *out; } fqi_weight_want;
 
 /* A list of what is wanted, in the order in which it is read. want: called with the lock held, by any thread. */
 typedef struct fqi_load {

@@ -104,7 +104,7 @@ static void test_measure(void **state)
     const struct { fq_dtype served; int64_t size; } c[] = { { FQ_DTYPE_F32, 4 }, { FQ_DTYPE_BF16, 2 } };
     for (size_t i = 0; i < 2; i++) {
         fqi_weights_size s;
-        FQT_OK(fqi_weights_measure(a.c, &a.d, c[i].served, &s, e));
+        FQT_OK(fqi_weights_measure(a.c, &a.d, NULL, c[i].served, &s, e));
         const uint64_t least = (uint64_t)(n * c[i].size + vectors * 4);
         if (s.slot_bytes < least || s.slot_bytes > least + 20 * 64) fail_msg("slot of %" PRIu64 " bytes, expected about %" PRIu64, s.slot_bytes, least);
         assert_int_equal(s.head_row_bytes, 96 * c[i].size);

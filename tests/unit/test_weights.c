@@ -469,7 +469,7 @@ static void refused(const char *path, fq_status code, const char *rule, const ch
     open_ckpt(path, &o);
     fq_status s = fqi_weights_create(o.c, &o.d, &(fqi_weights_options){ .n_slot = 1, .served = FQ_DTYPE_F32, .run = &plain }, &o.w, &e);
     if (s != code || strcmp(e.rule, rule) != 0 || !strstr(e.text, want)) fail_msg("found %d \"%s\", expected %d \"%s\"", s, e.text, code, want);
-    assert_int_equal(fqi_weights_measure(o.c, &o.d, FQ_DTYPE_F32, &size, &e), code);
+    assert_int_equal(fqi_weights_measure(o.c, &o.d, NULL, FQ_DTYPE_F32, &size, &e), code);
     o.w = NULL;
     close_all(&o);
 }
@@ -888,7 +888,7 @@ static void test_measure(void **state)
         fqi_weights_size size;
         fq_err e = { 0 };
         open_ckpt(k.path, &o);
-        assert_int_equal(fqi_weights_measure(o.c, &o.d, served[i % 2], &size, &e), FQ_OK);
+        assert_int_equal(fqi_weights_measure(o.c, &o.d, NULL, served[i % 2], &size, &e), FQ_OK);
         struct mallinfo2 a = mallinfo2();
         create(&o, 2, served[i % 2], 100, &plain);
         struct mallinfo2 b = mallinfo2();
