@@ -34,6 +34,9 @@ typedef struct arg_values {
     int score, bos;                     /* index into the option's choices */
     const char *prompt, *prompt_file, *system;   /* generate */
     int64_t max_tokens;
+    int64_t ranks;                       /* what can be divided over ranks */
+    double heartbeat;
+    bool expert_parallel;
     double temperature, top_p;
     uint64_t seed;
     bool chat, exact, ignore_eos;
@@ -151,6 +154,13 @@ extern const char *const arg_bos_names[];     /* order of fq_bos */
       ARG_ANY }
 #define ARG_OPT_SCRATCH \
     { "scratch", 0, ARG_STRING, "DIR", ARG_OFFSET(scratch), "folder for what exceeds the memory (default: $TMPDIR, or /tmp)", NULL, 0, 0, ARG_PATH }
+/* Of the commands that can be divided over ranks. */
+#define ARG_OPT_RANKS \
+    { "ranks", 0, ARG_INT, "N", ARG_OFFSET(ranks), "divide the model over N ranks, threads of this process; under mpirun or srun its processes are the ranks", NULL, 1, 64, ARG_ANY }
+#define ARG_OPT_EXPERT_PARALLEL \
+    { "expert-parallel", 0, ARG_FLAG, NULL, ARG_OFFSET(expert_parallel), "ranks hold whole experts, not a slice of each", NULL, 0, 0, ARG_ANY }
+#define ARG_OPT_HEARTBEAT \
+    { "heartbeat", 0, ARG_REAL, "SECONDS", ARG_OFFSET(heartbeat), "under mpirun or srun: end when a rank shows no sign of life for so long (default: 60)", NULL, 1, 86400, ARG_ANY }
 #define ARG_OPT_RUN_MEMORY \
     { "memory", 0, ARG_SIZE, "SIZE", ARG_OFFSET(memory), "bound for the whole process (default: three quarters of what is free)", NULL, 0, 0, ARG_ANY }
 

@@ -213,6 +213,7 @@ static int run_eval(const arg_values *a)
         status = FQ_E_NOMEM;
     }
     if (status != FQ_OK) exit_status = out_error(&e);
+    else if (fq_rank() > 0) exit_status = 0;   /* rank 0 has the numbers */
     else if (a->json) exit_status = print_json(&s, &r);
     else text(&s, &r);
     free(s.layer);
@@ -231,7 +232,7 @@ static const arg_option options[] = {
       0, ARG_ANY },
     ARG_OPT_SERVED, ARG_OPT_EXACT, ARG_OPT_SCRATCH,
     { "memory", 0, ARG_SIZE, "SIZE", ARG_OFFSET(memory), "bound for the whole process (default: what runs well, at most 3/4 of what is free)", NULL, 0, 0, ARG_ANY },
-    ARG_OPT_THREADS, ARG_OPT_JSON, ARG_OPT_IO, ARG_OPT_QUIET, ARG_OPT_HELP,
+    ARG_OPT_THREADS, ARG_OPT_RANKS, ARG_OPT_EXPERT_PARALLEL, ARG_OPT_HEARTBEAT, ARG_OPT_JSON, ARG_OPT_IO, ARG_OPT_QUIET, ARG_OPT_HELP,
 };
 
 const arg_command cmd_eval = {

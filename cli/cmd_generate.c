@@ -207,7 +207,7 @@ static int one_text(session *s, const char *text, size_t n, const char *name)
     uint32_t *ids = NULL;
     size_t n_ids = 0;
     bool gone = false;
-    stream out = stream_start(stdout, isatty(STDOUT_FILENO) != 0);
+    stream out = stream_start(stdout, out_is_terminal());
     if (s->a->chat && memchr(text, '\0', n)) return refuse(name, "found a NUL in a message, expected text");
     int status = encode_prompt(s, text, n, name, &ids, &n_ids);
     if (status == 0 && n_ids == 0) status = refuse(name, "found an empty prompt, expected at least one token");
@@ -279,7 +279,7 @@ static int one_turn(session *s, const char *text, bool first, bool *gone)
     fq_err e = { 0 };
     fq_chat_message m[2] = { { "system", s->a->system }, { "user", text } };
     size_t skip = !first || s->a->system == NULL;
-    stream out = stream_start(stdout, isatty(STDOUT_FILENO) != 0);
+    stream out = stream_start(stdout, out_is_terminal());
     /* an answer that was cut, or ended in another way, is closed before the next message */
     int status = first || s->last == s->turn_end ? 0 : feed(s, &s->turn_end, 1);
     if (status == 0 && fq_chat_encode(s->t, m + skip, 2 - skip, first, &ids, &n_ids, &e) != FQ_OK) status = out_error(&e);
@@ -386,7 +386,10 @@ static int run_generate(const arg_values *a)
     }
     if (status == 0 && a->prompt_file) in.s[in.n] = '\0';
     if (status == 0) status = open_all(&s);
-    if (status == 0) {
+    if (status == 0 && fq_rank() > 0) {   /* rank 0 has the prompt and the answer */
+        fq_err e = { 0 };
+        if (fq_generator_serve(s.g, &e) != FQ_OK) status = out_error(&e);
+    } else if (status == 0) {
         if (a->prompt_file) status = one_text(&s, in.s, in.n, in.name);
         else if (a->prompt) status = one_text(&s, a->prompt, strlen(a->prompt), in.name);
         else status = conversation(&s);
@@ -414,7 +417,7 @@ static const arg_option options[] = {
       INT64_C(1) << 30, ARG_ANY },
     { "ignore-eos", 0, ARG_FLAG, NULL, ARG_OFFSET(ignore_eos), "go on behind the token that ends a text", NULL, 0, 0, ARG_ANY },
     { "special", 0, ARG_FLAG, NULL, ARG_OFFSET(special), "print control tokens too", NULL, 0, 0, ARG_ANY },
-    ARG_OPT_SERVED, ARG_OPT_EXACT, ARG_OPT_JSON, ARG_OPT_THREADS,
+    ARG_OPT_SERVED, ARG_OPT_EXACT, ARG_OPT_JSON, ARG_OPT_THREADS, ARG_OPT_RANKS, ARG_OPT_EXPERT_PARALLEL, ARG_OPT_HEARTBEAT,
     { "memory", 0, ARG_SIZE, "SIZE", ARG_OFFSET(memory), "bound for the whole process (default: what is free)", NULL, 0, 0, ARG_ANY },
     ARG_OPT_QUIET, ARG_OPT_HELP,
 };

@@ -318,6 +318,10 @@ static int run_proof(const arg_values *a)
         json_decref(here.layer);
         return out_error(&e);
     }
+    if (fq_rank() > 0) {   /* rank 0 judges */
+        json_decref(here.layer);
+        return 0;
+    }
     if (a->json) {
         status = proof_json(&r, a, &e, here.layer);
     } else {
@@ -329,6 +333,8 @@ static int run_proof(const arg_values *a)
 
 static int run_verify(const arg_values *a)
 {
+    if (a->weights && a->ranks) return args_usage("verify", "--weights is not divided over ranks: it does not go with --ranks");
+    if (a->weights && fq_rank() > 0) return 0;   /* rank 0 does it */
     bool runs = a->text || a->ids || a->context || a->chunks || a->served || a->scratch;
     if (a->weights && runs) return args_usage("verify", "--weights runs no model: it does not go with --text, --ids, --context, --chunks, --served-dtype or --scratch");
     if (a->text && a->ids) return args_usage("verify", "--text does not go with --ids");
@@ -342,7 +348,7 @@ static const arg_option options[] = {
     ARG_OPT_WINDOW("512; 256 without text or ids"),
     ARG_OPT_CHUNKS("all; 2 without text or ids"),
     ARG_OPT_SERVED, ARG_OPT_SCRATCH,
-    ARG_OPT_JSON, ARG_OPT_THREADS,
+    ARG_OPT_JSON, ARG_OPT_THREADS, ARG_OPT_RANKS, ARG_OPT_EXPERT_PARALLEL, ARG_OPT_HEARTBEAT,
     { "memory", 0, ARG_SIZE, "SIZE", ARG_OFFSET(memory), "bound for the whole process (default: three quarters of what is free); with --weights, for I/O buffers (default: 128MiB)",
       NULL, 0, 0, ARG_ANY },
     ARG_OPT_IO, ARG_OPT_QUIET, ARG_OPT_HELP,

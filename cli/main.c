@@ -27,6 +27,14 @@ const char *command_nearest(const char *name)
     return args_nearest(name, names);
 }
 
+/* Of what cannot be divided rank 0 does all, and the others have nothing to do. */
+static bool can_be_divided(const arg_command *c)
+{
+    for (size_t i = 0; i < c->n_option; i++)
+        if (strcmp(c->option[i].name, "ranks") == 0) return true;
+    return false;
+}
+
 static int run(const arg_command *c, int n, char **argv)
 {
     arg_values a;
@@ -35,6 +43,7 @@ static int run(const arg_command *c, int n, char **argv)
         args_help(c);
         return 0;
     }
+    if (fq_rank() > 0 && !can_be_divided(c)) return 0;
     return c->run(&a);
 }
 

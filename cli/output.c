@@ -15,6 +15,9 @@ static bool colour;
 static int line_width = 100;
 static bool json_lost;  /* a value could not be made: the document would lie */
 
+/* mpirun gives its processes a pseudo terminal, wherever its own output goes. */
+bool out_is_terminal(void) { return isatty(1) && !getenv("OMPI_COMM_WORLD_SIZE"); }
+
 void out_start(void)
 {
     /* A descriptor that is closed now would be given to the first file that is opened, and what we print would go into
@@ -22,10 +25,10 @@ void out_start(void)
     for (int fd = 0; fd <= 2; fd++)
         if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", O_RDWR) != fd) _exit(-FQ_E_IO);
     const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
-    colour = isatty(1) && !(no && *no) && term && strcmp(term, "dumb") != 0;
+    colour = out_is_terminal() && !(no && *no) && term && strcmp(term, "dumb") != 0;
     /* tables do not get better beyond 160 columns, nor possible below 60 */
     struct winsize size = { 0 };
-    if (isatty(1) && ioctl(1, TIOCGWINSZ, &size) == 0 && size.ws_col)
+    if (out_is_terminal() && ioctl(1, TIOCGWINSZ, &size) == 0 && size.ws_col)
         line_width = size.ws_col < 60 ? 60 : size.ws_col > 160 ? 160 : size.ws_col;
 }
 
@@ -93,9 +96,11 @@ void out_escaped(FILE *f, const char *text)
 
 int out_error(const fq_err *e)
 {
-    fputs("fitq: ", stderr);
-    out_escaped(stderr, e->text[0] ? e->text : "failed without a message");
-    fputc('\n', stderr);
+    if (fq_rank() == 0) {   /* all ranks have the same message */
+        fputs("fitq: ", stderr);
+        out_escaped(stderr, e->text[0] ? e->text : "failed without a message");
+        fputc('\n', stderr);
+    }
     return e->code < 0 ? -(int)e->code : 1;
 }
 

@@ -14,6 +14,8 @@ typedef enum out_style { OUT_PLAIN, OUT_BOLD, OUT_DIM, OUT_GREEN, OUT_YELLOW, OU
 
 /* Reads NO_COLOR, TERM and the kind of stdout; makes sure that descriptors 0 to 2 are open. Call first. */
 void out_start(void);
+/* Does somebody look at stdout? */
+bool out_is_terminal(void);
 /* Flushes stdout. `status`, or the exit status of a failed write when status is 0. */
 int out_finish(int status);
 

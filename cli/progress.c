@@ -127,9 +127,18 @@ static void on_log(void *user, fq_log_level level, const char *line)
     fputc('\n', stderr);
 }
 
+/* From whatever thread, and the last thing that this process says. */
+static void on_lost(void *user, const char *line)
+{
+    (void)user;
+    fputs("fitq: ", stderr);
+    out_escaped(stderr, line);
+    fputc('\n', stderr);
+}
+
 void progress_run(progress *p, fq_run *run, const arg_values *a)
 {
-    *p = (progress){ .quiet = a->quiet, .tty = isatty(2) != 0 };
+    *p = (progress){ .quiet = a->quiet || fq_rank() > 0, .tty = isatty(2) != 0 };
     *run = (fq_run){
         .n_thread = (int)a->threads,
         .memory_bytes = a->memory,
@@ -138,6 +147,10 @@ void progress_run(progress *p, fq_run *run, const arg_values *a)
         .log = on_log,
         .cancelled = signals_cancelled,
         .user = p,
+        .n_rank = (int)a->ranks,
+        .expert_parallel = a->expert_parallel,
+        .heartbeat_seconds = a->heartbeat,
+        .lost = on_lost,
     };
 }
 

@@ -716,10 +716,15 @@ typedef struct fq_generator_info {
     int n_thread;
 } fq_generator_info;
 
-/* Reads all weights. FQ_E_NOMEM, "memory-budget", if they exceed run->memory_bytes (0 = what the machine has free). `run` and what it points
+/* Of several ranks (run->n_rank, or mpirun): each reads its slice. Ranks on threads live in the generator of rank 0. A process that is another rank
+ * gets a generator that only fq_generator_serve and fq_generator_close take. A call that fails is then the last.
+ *
+ * Reads all weights. FQ_E_NOMEM, "memory-budget", if they exceed run->memory_bytes (0 = what the machine has free). `run` and what it points
  * to must outlive *out. */
 fq_status fq_generator_open(const char *path, const fq_generator_options *o, const fq_run *run, fq_generator **out, fq_err *e);
 void fq_generator_close(fq_generator *g);
+/* Of a process with fq_rank() > 0: does what rank 0 does, until rank 0 closes its generator (FQ_OK), or fails. */
+fq_status fq_generator_serve(fq_generator *g, fq_err *e);
 void fq_generator_get_info(const fq_generator *g, fq_generator_info *out);
 /* Appends n ids. FQ_E_INPUT: an id out of range, or the context is full (nothing was appended then). */
 fq_status fq_generator_feed(fq_generator *g, const uint32_t *ids, size_t n, fq_err *e);

@@ -19,13 +19,14 @@
 #define PIECE ((size_t)4 << 20)     /* bytes of a sum that are in the scratch at once */
 #define SMALL ((size_t)64 << 10)    /* bytes of all ranks together up to which everybody adds everything: one exchange instead of two */
 
-typedef enum op { OP_BARRIER, OP_BROADCAST, OP_SUM_FLOAT, OP_SUM_DOUBLE, OP_SUM_FLOAT_TO, OP_SUM_DOUBLE_TO, OP_GATHER, OP_SAME, N_OP } op;
+typedef enum op { OP_BARRIER, OP_BROADCAST, OP_SUM_FLOAT, OP_SUM_DOUBLE, OP_SUM_FLOAT_TO, OP_SUM_DOUBLE_TO, OP_GATHER, OP_GATHER_TO, OP_SAME, N_OP } op;
 static const char *const op_name[N_OP] = { "a barrier", "a broadcast", "a sum of floats", "a sum of doubles", "a sum of floats to one rank", "a sum of doubles to one rank",
-                                           "a gathering", "a comparison" };
+                                           "a gathering", "a gathering to one rank", "a comparison" };
 
 int fqi_comm_rank(const fqi_comm *c) { return c ? c->rank : 0; }
 int fqi_comm_size(const fqi_comm *c) { return c ? c->size : 1; }
 int fqi_comm_n_local(const fqi_comm *c) { return c ? c->n_local : 1; }
+int fqi_comm_n_here(const fqi_comm *c) { return c && c->threads ? c->size : 1; }
 bool fqi_comm_callbacks(const fqi_comm *c) { return !c || c->callbacks; }
 
 int fqi_comm_n_thread(const fqi_comm *c, int asked)
@@ -246,7 +247,8 @@ fq_status fqi_comm_same(fqi_comm *c, const char *what, const void *bytes, size_t
     return FQ_OK;
 }
 
-fq_status fqi_comm_gather(fqi_comm *c, const void *mine, const size_t *bytes, void *all, fq_err *e)
+/* root -1: to all. */
+static fq_status gather(fqi_comm *c, op what, int root, const void *mine, const size_t *bytes, void *all, fq_err *e)
 {
     size_t sum = 0;
     if (!c) {
@@ -256,16 +258,23 @@ fq_status fqi_comm_gather(fqi_comm *c, const void *mine, const size_t *bytes, vo
     if (c->failed) return again(c, e);
     const size_t n = (size_t)c->size;
     for (size_t r = 0; r < n; r++) sum += bytes[r];
-    FQI_TRY(announce(c, OP_GATHER, sum, 0, 0, NULL, e));
-    unsigned char *at = all;
-    for (size_t r = 0; r < n; r++) {
+    FQI_TRY(announce(c, what, sum, root, 0, NULL, e));
+    const bool here = root < 0 || root == c->rank;
+    sum = 0;
+    for (size_t r = 0; r < n; sum += bytes[r++]) {
         c->send[r] = mine;
-        c->n_send[r] = bytes[c->rank];
-        c->recv[r] = at;
-        c->n_recv[r] = bytes[r];
-        at += bytes[r];
+        c->n_send[r] = root < 0 || (size_t)root == r ? bytes[c->rank] : 0;
+        c->recv[r] = here ? (unsigned char *)all + sum : NULL;
+        c->n_recv[r] = here ? bytes[r] : 0;
     }
     return move(c, e);
+}
+
+fq_status fqi_comm_gather(fqi_comm *c, const void *mine, const size_t *bytes, void *all, fq_err *e) { return gather(c, OP_GATHER, -1, mine, bytes, all, e); }
+
+fq_status fqi_comm_gather_to(fqi_comm *c, int root, const void *mine, const size_t *bytes, void *all, fq_err *e)
+{
+    return gather(c, OP_GATHER_TO, root, mine, bytes, all, e);
 }
 
 /* ---- sums ---------------------------------------------------------------------------------------------------------- */
@@ -339,6 +348,12 @@ static fq_status sum_large(fqi_comm *c, bool wide, int root, unsigned char *x, s
     return move(c, e);
 }
 
+uint64_t fqi_comm_sum_bytes(const fqi_comm *c, uint64_t n, size_t width)
+{
+    const uint64_t piece = PIECE / width;
+    return c ? ((n < piece ? n : piece) + (uint64_t)c->size) * 2 * width + SMALL : 0;
+}
+
 /* root -1: to all. */
 static fq_status sum(fqi_comm *c, op what, bool wide, int root, void *x, size_t n, fq_err *e)
 {
@@ -347,9 +362,8 @@ static fq_status sum(fqi_comm *c, op what, bool wide, int root, void *x, size_t 
     if (!c) return FQ_OK;
     if (c->failed) return again(c, e);
     const size_t n_rank = (size_t)c->size, piece = PIECE / width;
-    const size_t most = n < piece ? n : piece;
     fq_err why = { 0 };
-    fq_status s = fqi_mul_size(n, width, &bytes) ? want_scratch(c, (most + n_rank) * 2 * width + SMALL, &why) : fqi_fail_nomem(&why, "sums over ranks");
+    fq_status s = fqi_mul_size(n, width, &bytes) ? want_scratch(c, (size_t)fqi_comm_sum_bytes(c, n, width), &why) : fqi_fail_nomem(&why, "sums over ranks");
     if (s != FQ_OK) return fqi_comm_agree(c, s, e ? (*e = why, e) : &why);
     FQI_TRY(announce(c, what, bytes, root, 0, NULL, e));
     for (size_t at = 0; at < n; at += piece) {

@@ -31,6 +31,8 @@ int fqi_comm_size(const fqi_comm *c);
 int fqi_comm_n_local(const fqi_comm *c);
 /* Threads of this rank, from fq_run.n_thread: that many, or, where nobody asked (0), this rank's share of the machine. */
 int fqi_comm_n_thread(const fqi_comm *c, int asked);
+/* Ranks of this process, itself too: what a budget of the process is divided by. */
+int fqi_comm_n_here(const fqi_comm *c);
 /* What this rank is doing: in messages about it. Cut. */
 void fqi_comm_phase(fqi_comm *c, const char *phase);
 
@@ -42,11 +44,15 @@ fq_status fqi_comm_broadcast(fqi_comm *c, int root, void *bytes, size_t n, fq_er
 /* x[i] = x[i] of rank 0 + x[i] of rank 1 + ..., on all ranks. */
 fq_status fqi_comm_sum_float(fqi_comm *c, float *x, size_t n, fq_err *e);
 fq_status fqi_comm_sum_double(fqi_comm *c, double *x, size_t n, fq_err *e);
+/* Most bytes that these take beside x, and keep. */
+uint64_t fqi_comm_sum_bytes(const fqi_comm *c, uint64_t n, size_t width);
 /* The same on rank `root` alone; elsewhere x is left as it is. */
 fq_status fqi_comm_sum_float_to(fqi_comm *c, int root, float *x, size_t n, fq_err *e);
 fq_status fqi_comm_sum_double_to(fqi_comm *c, int root, double *x, size_t n, fq_err *e);
 /* bytes[r] bytes of every rank r to all ranks, one behind another; `bytes` is the same everywhere. mine may be its own place in `all`. */
 fq_status fqi_comm_gather(fqi_comm *c, const void *mine, const size_t *bytes, void *all, fq_err *e);
+/* The same to rank `root` alone; elsewhere `all` is not used. */
+fq_status fqi_comm_gather_to(fqi_comm *c, int root, const void *mine, const size_t *bytes, void *all, fq_err *e);
 /* Have all ranks the same n bytes? Else FQ_E_INPUT "ranks-differ", which names the first rank that differs from rank 0, and `what`. Only a hash
  * goes out. */
 fq_status fqi_comm_same(fqi_comm *c, const char *what, const void *bytes, size_t n, fq_err *e);

@@ -143,6 +143,7 @@ static fq_status make_hub(int n, fqi_rank_job *job, void *user, hub **out, fq_er
         h->member[r].comm->transport = &transport;
         h->member[r].comm->n_local = n;
         h->member[r].comm->callbacks = r == 0;
+        h->member[r].comm->threads = true;
     }
     if (s == FQ_OK) *out = h;
     else if (h->member && h->member[0].comm) fqi_comm_free(h->member[0].comm);   /* and the hub with it */

@@ -31,6 +31,7 @@ struct fqi_comm {
     void *state;               /* of the transport */
     int rank, size, n_local;
     bool callbacks;
+    bool threads;              /* all ranks are of this process */
     uint64_t sequence;
     pthread_mutex_t lock;      /* guards phase: the watching thread reads it */
     char phase[FQI_PHASE_MAX + 1], host[FQI_HOST_MAX + 1];

@@ -144,7 +144,7 @@ static fq_status choose_with(writing *w, fqi_sampler *p, size_t s, fq_err *e)
 /* Behind each token the next one. */
 static fq_status choose_all(writing *w, size_t n, fq_err *e)
 {
-    fqi_resident_logits(&w->held, 0, n);
+    FQI_TRY(fqi_resident_logits(&w->held, 0, n, e));
 #pragma omp parallel for num_threads(w->n_sampler) schedule(static)
     for (size_t s = 0; s < n; s++) {
         w->failed[s] = false;

@@ -9,6 +9,7 @@
 #include "base/fs.h"
 #include "eval/stats.h"
 #include "job/lockstep.h"
+#include "job/rank_run.h"
 #include "job/runnable.h"
 #include "job/vocab.h"
 #include "job/windows.h"
@@ -17,9 +18,11 @@ enum { CANDIDATE, REFERENCE };
 
 typedef struct eval {
     const fq_eval_options *o;
-    const fq_run *run;
+    fq_run run;                     /* of this rank */
+    fqi_comm *comm;
     fq_dtype served;
     fqi_runnable model[2]; size_t n_model;
+    fqi_slice slice[2]; bool cut[2];
     fqi_windows win;
     fqi_eval_stats *stats;
     int n_thread;
@@ -28,7 +31,7 @@ typedef struct eval {
 
 static void say(const eval *v, fq_log_level level, const char *line)
 {
-    if (v->run->log) v->run->log(v->run->user, level, line);
+    if (v->run.log) v->run.log(v->run.user, level, line);
 }
 
 /* ---- what is compared ------------------------------------------------------------------------------------------------ */
@@ -64,8 +67,36 @@ static fq_status make_windows(eval *v, fq_err *e)
 {
     const char *dir = v->model[CANDIDATE].ckpt->dir;
     if (v->n_model == 2 && !has_tokenizer(dir) && has_tokenizer(v->model[REFERENCE].ckpt->dir)) dir = v->model[REFERENCE].ckpt->dir;
-    FQI_TRY(fqi_windows_make(&v->o->text, dir, v->report.n_vocab, false, &v->win, e));
-    for (size_t i = 0; i < v->n_model; i++) fqi_runnable_warn_length(&v->model[i], (int64_t)v->win.n_context, v->run);
+    if (fqi_comm_rank(v->comm) == 0) FQI_TRY(fqi_windows_make(&v->o->text, dir, v->report.n_vocab, false, &v->win, e));
+    FQI_TRY(fqi_rank_windows(v->comm, &v->win, e));
+    for (size_t i = 0; i < v->n_model; i++) fqi_runnable_warn_length(&v->model[i], (int64_t)v->win.n_context, &v->run);
+    return FQ_OK;
+}
+
+/* ---- the ranks ------------------------------------------------------------------------------------------------------- */
+
+static fq_status agree(eval *v, fq_err *e)
+{
+    const struct { int64_t served, exact, expert_parallel, pair; } options = { (int64_t)v->o->served, v->o->exact, v->run.expert_parallel, v->n_model == 2 };
+    FQI_TRY(fqi_comm_same(v->comm, "set of options", &options, sizeof options, e));
+    for (size_t i = 0; i < v->n_model; i++) FQI_TRY(fqi_rank_same_model(v->comm, v->model[i].ckpt, e));
+    return FQ_OK;
+}
+
+/* A reference that does not divide, because it was not fitted, is run by rank 0 alone. */
+static fq_status cut_models(eval *v, fq_err *e)
+{
+    for (size_t i = 0; i < v->n_model && v->comm; i++) {
+        fq_err why = { 0 };
+        const fq_status s = fqi_rank_slice(v->comm, &v->run, &v->model[i], &v->slice[i], &why);
+        v->cut[i] = s == FQ_OK;
+        if (v->cut[i]) continue;
+        if (i == CANDIDATE) {
+            if (e) *e = why;
+            return s;
+        }
+        say(v, FQ_LOG_INFO, "the reference cannot be shared by that many ranks: rank 0 runs all of it");
+    }
     return FQ_OK;
 }
 
@@ -100,15 +131,17 @@ static fq_status run_lockstep(eval *v, fq_err *e)
         .stream = { [CANDIDATE] = { CANDIDATE, order }, [REFERENCE] = { REFERENCE, order } },
         .n_pair = pair, .pair = { { .a = REFERENCE, .b = CANDIDATE } },
         .ids = v->win.ids, .n_window = v->win.n_window, .n_context = v->win.n_context, .first_scored = v->win.first_scored,
-        .scratch_dir = v->o->scratch, .run = v->run, .phase = "eval", .extra_bytes = fqi_eval_stats_bytes(v->win.n_scored, pair),
+        .scratch_dir = v->o->scratch, .run = &v->run, .comm = v->comm, .phase = "eval", .extra_bytes = fqi_eval_stats_bytes(v->win.n_scored, pair),
     };
     for (size_t i = 0; i < v->n_model; i++) {
         l.ckpt[i] = v->model[i].ckpt;
         l.decoder[i] = &v->model[i].decoder;
+        l.slice[i] = v->cut[i] ? &v->slice[i] : NULL;
     }
     fqi_lockstep_plan plan;
     const fqi_lockstep_watch watch = { .user = v, .layer = on_layer, .logits = on_logits };
     FQI_TRY(fqi_lockstep_plan_make(&l, &plan, e));
+    if (fqi_comm_rank(v->comm) > 0) return fqi_lockstep_run(&l, &plan, &watch, e);
     FQI_TRY(fqi_eval_stats_create(v->win.n_scored, pair, &v->stats, e));   /* now that the budget is known to hold them */
     v->n_thread = plan.n_thread;
     fqi_lockstep_run_plan(&l, &plan, &v->report.plan);
@@ -121,11 +154,15 @@ static fq_status run_eval(eval *v, fq_err *e)
     const char *path[2] = { v->o->path, v->o->reference };
     double start = fqi_now_seconds();
     v->n_model = v->o->reference ? 2 : 1;
-    for (size_t i = 0; i < v->n_model; i++) FQI_TRY(fqi_runnable_open(path[i], v->run, &v->model[i], e));
+    fqi_comm_phase(v->comm, "open");
+    for (size_t i = 0; i < v->n_model; i++) FQI_TRY(fqi_runnable_open(path[i], &v->run, &v->model[i], e));
+    FQI_TRY(agree(v, e));
+    FQI_TRY(cut_models(v, e));
     FQI_TRY(choose_vocab(v, e));
     FQI_TRY(make_windows(v, e));
     double begin = fqi_now_seconds();
     FQI_TRY(run_lockstep(v, e));
+    if (fqi_comm_rank(v->comm) > 0) return FQ_OK;
     fqi_eval_stats_report(v->stats, v->win.n_scored, &v->report);
     double end = fqi_now_seconds();
     v->report.n_layer = v->model[CANDIDATE].decoder.model.num_hidden_layers;
@@ -134,22 +171,35 @@ static fq_status run_eval(eval *v, fq_err *e)
     return FQ_OK;
 }
 
-fq_status fq_eval(const fq_eval_options *o, const fq_run *run, fq_eval_report *report, fq_err *e)
+/* One rank's. */
+typedef struct request { const fq_eval_options *o; const fq_run *run; fq_dtype served; fq_eval_report *report; } request;
+
+static fq_status eval_rank(void *user, fqi_comm *comm, fq_err *e)
 {
-    static const fq_run default_run = { 0 };
-    if (!o->path) return fqi_fail(e, FQ_E_USAGE, NULL, "path", "found no checkpoint, expected one");
-    fq_dtype served;
-    FQI_TRY(fqi_served_dtype(o->served, &served, e));
+    const request *q = user;
     eval *v = fqi_calloc(1, sizeof *v);
     if (!v) return fqi_fail_nomem(e, "evaluation");
-    v->o = o;
-    v->run = run ? run : &default_run;
-    v->served = served;
+    v->o = q->o;
+    v->comm = comm;
+    v->served = q->served;
+    fqi_rank_run(comm, q->run, &v->run);
     fq_status s = run_eval(v, e);
-    if (s == FQ_OK && report) *report = v->report;
+    if (s == FQ_OK && fqi_comm_rank(comm) == 0) *q->report = v->report;
     fqi_eval_stats_free(v->stats);
     fqi_windows_free(&v->win);
     for (size_t i = 0; i < 2; i++) fqi_runnable_free(&v->model[i]);
     free(v);
     return s;
+}
+
+fq_status fq_eval(const fq_eval_options *o, const fq_run *run, fq_eval_report *report, fq_err *e)
+{
+    static const fq_run default_run = { 0 };
+    if (!o->path) return fqi_fail(e, FQ_E_USAGE, NULL, "path", "found no checkpoint, expected one");
+    fq_eval_report made = { 0 };
+    request q = { .o = o, .run = run ? run : &default_run, .report = &made };
+    FQI_TRY(fqi_served_dtype(o->served, &q.served, e));
+    FQI_TRY(fqi_ranks_run(q.run, eval_rank, &q, e));
+    if (report) *report = made;
+    return FQ_OK;
 }

@@ -5,6 +5,7 @@
  * Numbers do not depend on how the plan cuts the work in fixed order; in fast order the BLAS may sum a block of another size in another
  * way. Threads share out tokens and rows, never a sum. */
 #include "job/lockstep_private.h"
+#include "job/rank_run.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -36,6 +37,7 @@ typedef struct lockstep {
     fqi_span *span;
     fqi_row_diff *row;
     float *hidden[FQI_MAX_STREAM], *logits[FQI_MAX_STREAM];   /* of a block of scored positions */
+    float *from_ranks;          /* logits on their way */
     uint32_t *target;
     uint64_t done, total;       /* progress: bytes of weights that were computed with */
     size_t done_items;
@@ -75,7 +77,8 @@ static fq_status make_model(lockstep *s, size_t i, fq_err *e)
     const fqi_decoder *d = l->decoder[i];
     model *m = &s->model[i];
     size_t n_layer = (size_t)d->model.num_hidden_layers;
-    const fqi_weights_options o = { .n_slot = s->p->n_slot[i], .served = l->served, .head_rows = s->p->head_rows[i], .run = l->run };
+    const fqi_weights_options o = { .n_slot = s->p->n_slot[i], .served = l->served, .head_rows = s->p->head_rows[i], .run = l->run, .slice = l->slice[i] };
+    if (!fqi_lockstep_has(l, i)) return FQ_OK;
     m->layer_bytes = fqi_calloc(n_layer, sizeof *m->layer_bytes);
     if (!m->layer_bytes) return fqi_fail_nomem(e, "layers");
     fqi_lockstep_layer_bytes(l->ckpt[i], m->layer_bytes, n_layer);
@@ -91,6 +94,7 @@ static fq_status make_streams(lockstep *s, fq_err *e)
     const fqi_lockstep *l = s->l;
     for (size_t k = 0; k < l->n_stream; k++) {
         fqi_order order = l->stream[k].order;
+        if (!fqi_lockstep_has(l, l->stream[k].model)) continue;
         size_t hidden = (size_t)l->decoder[l->stream[k].model]->model.hidden_size;
         if (!s->has_compute[order]) {
             FQI_TRY(fqi_compute_create(order, l->served, s->p->n_thread, fqi_lockstep_max_cols(l), &s->compute[order], e));
@@ -109,7 +113,9 @@ static fq_status make_layer_buffers(lockstep *s, fq_err *e)
     size_t tokens = s->p->batch_window * s->p->block_tokens, cells = tokens * fqi_lockstep_max_hidden(l);
     for (size_t i = 0; i < l->n_model; i++) {
         const fqi_compute *c = s->has_compute[FQI_ORDER_FAST] ? &s->compute[FQI_ORDER_FAST] : &s->compute[FQI_ORDER_FIXED];
-        FQI_TRY(fqi_layer_work_create(l->decoder[i], c, tokens, (int64_t)l->n_context, &s->model[i].work, e));
+        if (!fqi_lockstep_has(l, i)) continue;
+        FQI_TRY(fqi_layer_work_create(fqi_lockstep_local(l, i), c, tokens, (int64_t)l->n_context, &s->model[i].work, e));
+        if (l->slice[i]) fqi_layer_work_share(s->model[i].work, l->comm);
     }
     s->kv_floats = fqi_lockstep_kv_floats(l);
     s->kv = aligned(s->p->batch_window, s->kv_floats * sizeof(float));
@@ -150,12 +156,16 @@ static fq_status make_head_buffers(lockstep *s, fq_err *e)
     s->target = fqi_calloc(n, sizeof *s->target);
     if (!s->target) return fqi_fail_nomem(e, "logits");
     if (!s->p->acts_in_memory && !(s->buf[0] = aligned(n, fqi_lockstep_max_hidden(l) * sizeof(float)))) return fqi_fail_nomem(e, "hidden states");
+    size_t floats = 0;
     for (size_t k = 0; k < l->n_stream; k++) {
-        const fq_model *m = &l->decoder[l->stream[k].model]->model;
-        s->hidden[k] = aligned(n, (uint64_t)m->hidden_size * sizeof(float));
-        s->logits[k] = aligned(n, (uint64_t)m->vocab_size * sizeof(float));
+        const size_t i = l->stream[k].model;
+        if (!fqi_lockstep_has(l, i)) continue;
+        s->hidden[k] = aligned(n, (uint64_t)l->decoder[i]->model.hidden_size * sizeof(float));
+        s->logits[k] = aligned(n, (uint64_t)fqi_lockstep_logits(l, i) * sizeof(float));
         if (!s->hidden[k] || !s->logits[k]) return fqi_fail_nomem(e, "logits");
+        if (l->slice[i] && fqi_rank_logit_floats(l->comm, n, l->decoder[i]->model.vocab_size) > floats) floats = fqi_rank_logit_floats(l->comm, n, l->decoder[i]->model.vocab_size);
     }
+    if (floats > 0 && !(s->from_ranks = aligned(floats, sizeof(float)))) return fqi_fail_nomem(e, "logits");
     return FQ_OK;
 }
 
@@ -168,6 +178,7 @@ static void free_all(lockstep *s)
         if (s->has_acts[k]) fqi_acts_free(&s->acts[k]);
     }
     free(s->target);
+    free(s->from_ranks);
     for (size_t i = 0; i < FQI_MAX_MODEL; i++) {
         fqi_weights_free(s->model[i].weights);
         fqi_rope_table_free(&s->model[i].rope);
@@ -214,10 +225,12 @@ static fq_status embed(lockstep *s, fq_err *e)
 {
     const fqi_lockstep *l = s->l;
     for (size_t k = 0; k < l->n_stream; k++) {
-        for (place at = { 0 }; next_batch(s, &at);) {
+        const size_t i = l->stream[k].model;
+        for (place at = { 0 }; fqi_lockstep_has(l, i) && next_batch(s, &at);) {
             float *x;
             FQI_TRY(fqi_acts_get(&s->acts[k], first_row(s, &at), n_row(&at), s->buf[0], &x, e));
-            FQI_TRY(fqi_weights_embed(s->model[l->stream[k].model].weights, l->ids + first_row(s, &at), n_row(&at), x, e));
+            FQI_TRY(fqi_weights_embed(s->model[i].weights, l->ids + first_row(s, &at), n_row(&at), x, e));
+            if (l->slice[i]) FQI_TRY(fqi_comm_sum_float(l->comm, x, n_row(&at) * s->acts[k].cols, e));
             FQI_TRY(fqi_acts_put(&s->acts[k], first_row(s, &at), n_row(&at), x, e));
             FQI_TRY(step(s, "embedding", 0, e));
         }
@@ -232,12 +245,12 @@ static fq_status forward(lockstep *s, size_t k, const fqi_layer_weights *w, int6
     float *x;
     for (size_t b = 0; b < at->n_window; b++) {
         s->span[b] = (fqi_span){ .n = at->n, .pos = (int64_t)at->pos };
-        fqi_kv_place(l->decoder[i], s->kv + b * s->kv_floats, fqi_lockstep_capacity(l), &s->span[b].kv);
+        fqi_kv_place(fqi_lockstep_local(l, i), s->kv + b * s->kv_floats, fqi_lockstep_capacity(l), &s->span[b].kv);
     }
     const fqi_batch batch = { .span = s->span, .n_span = at->n_window, .n_token = n_row(at) };
     fq_err why = { 0 };
     FQI_TRY(fqi_acts_get(&s->acts[k], first_row(s, at), n_row(at), s->buf[0], &x, e));
-    fq_status status = fqi_layer_forward(&s->compute[l->stream[k].order], l->decoder[i], &s->model[i].rope, w, layer, &batch, x, s->model[i].work,
+    fq_status status = fqi_layer_forward(&s->compute[l->stream[k].order], fqi_lockstep_local(l, i), &s->model[i].rope, w, layer, &batch, x, s->model[i].work,
                                          k == 0 ? l->tap : NULL, &why);
     if (status != FQ_OK) return name_model(s, i, status, &why, e);
     return fqi_acts_put(&s->acts[k], first_row(s, at), n_row(at), x, e);
@@ -249,7 +262,8 @@ static fq_status run_layer(lockstep *s, size_t i, int64_t layer, fq_err *e)
     const fqi_layer_weights *w;
     char item[32];
     name_layer(item, layer);
-    if (layer >= l->decoder[i]->model.num_hidden_layers) return FQ_OK;
+    if (layer >= l->decoder[i]->model.num_hidden_layers || !fqi_lockstep_has(l, i)) return FQ_OK;
+    fqi_comm_phase(l->comm, item);
     FQI_TRY(fqi_weights_layer(s->model[i].weights, layer, &w, e));
     uint64_t bytes = s->model[i].layer_bytes[layer];
     for (size_t k = 0; k < l->n_stream; k++) {
@@ -314,7 +328,7 @@ static fq_status compare_all(lockstep *s, int64_t layer, fq_err *e)
 {
     fqi_layer_diff diff[FQI_MAX_STREAM] = { 0 };
     bool any = false;
-    for (size_t i = 0; i < s->l->n_pair; i++) {
+    for (size_t i = 0; i < s->l->n_pair && fqi_comm_rank(s->l->comm) == 0; i++) {
         if (!fqi_lockstep_comparable(s->l, i)) continue;
         FQI_TRY(compare_pair(s, i, &diff[i], e));
         any = true;
@@ -387,7 +401,8 @@ static fq_status check_finite(const lockstep *s, size_t k, size_t first, size_t 
 static fq_status head_of_model(lockstep *s, size_t i, size_t first, size_t n, fq_err *e)
 {
     const fqi_lockstep *l = s->l;
-    int64_t vocab = l->decoder[i]->model.vocab_size, rows;
+    int64_t vocab = fqi_lockstep_vocab(l, i), rows;
+    if (!fqi_lockstep_has(l, i)) return FQ_OK;
     double share = (double)n / (double)(l->n_window * fqi_lockstep_scored(l)) * (double)s->model[i].n_stream;
     for (int64_t row = 0; row < vocab; row += rows) {
         fqi_matrix head;
@@ -395,11 +410,16 @@ static fq_status head_of_model(lockstep *s, size_t i, size_t first, size_t n, fq
         FQI_TRY(fqi_weights_head(s->model[i].weights, row, rows, &head, e));
         for (size_t k = 0; k < l->n_stream; k++)
             if (l->stream[k].model == i)
-                fqi_matmul(&s->compute[l->stream[k].order], &head, NULL, s->hidden[k], n, s->logits[k] + row, (size_t)vocab);
+                fqi_matmul(&s->compute[l->stream[k].order], &head, NULL, s->hidden[k], n, s->logits[k] + row, (size_t)fqi_lockstep_logits(l, i));
         FQI_TRY(step(s, "output head", (uint64_t)(share * (double)s->p->head_bytes[i] * (double)rows / (double)vocab), e));
     }
-    for (size_t k = 0; k < l->n_stream; k++)
-        if (l->stream[k].model == i) FQI_TRY(check_finite(s, k, first, n, e));
+    for (size_t k = 0; k < l->n_stream; k++) {
+        if (l->stream[k].model != i) continue;
+        const int64_t all = l->decoder[i]->model.vocab_size;
+        const fqi_rank_logits part = { .vocab = all, .limit = all, .n = n, .mine = s->logits[k], .logits = s->logits[k], .scratch = s->from_ranks };
+        if (l->slice[i]) FQI_TRY(fqi_rank_collect(l->comm, &part, e));
+        if (fqi_comm_rank(l->comm) == 0) FQI_TRY(check_finite(s, k, first, n, e));
+    }
     return FQ_OK;
 }
 
@@ -407,13 +427,15 @@ static fq_status run_head(lockstep *s, fq_err *e)
 {
     const fqi_lockstep *l = s->l;
     size_t total = l->n_window * fqi_lockstep_scored(l);
+    fqi_comm_phase(l->comm, "output head");
     FQI_TRY(make_head_buffers(s, e));
     for (size_t first = 0, n; first < total; first += n) {
         n = total - first < s->p->logit_rows ? total - first : s->p->logit_rows;
-        for (size_t k = 0; k < l->n_stream; k++) FQI_TRY(gather(s, k, first, n, e));
+        for (size_t k = 0; k < l->n_stream; k++)
+            if (fqi_lockstep_has(l, l->stream[k].model)) FQI_TRY(gather(s, k, first, n, e));
         for (size_t i = 0; i < l->n_model; i++) FQI_TRY(head_of_model(s, i, first, n, e));
         for (size_t r = 0; r < n; r++) s->target[r] = l->ids[scored_row(l, first + r) + 1];
-        FQI_TRY(s->watch->logits(s->watch->user, first, n, (const float *const *)s->logits, s->target, e));
+        if (fqi_comm_rank(l->comm) == 0) FQI_TRY(s->watch->logits(s->watch->user, first, n, (const float *const *)s->logits, s->target, e));
     }
     return FQ_OK;
 }

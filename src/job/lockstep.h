@@ -17,6 +17,8 @@
 
 typedef struct fqi_lockstep {
     size_t n_model; const fq_ckpt *ckpt[FQI_MAX_MODEL]; const fqi_decoder *decoder[FQI_MAX_MODEL];
+    fqi_comm *comm;              /* ranks that run this together; NULL = one */
+    const fqi_slice *slice[FQI_MAX_MODEL];   /* this rank's part of a model; NULL: rank 0 has all of it, and the others take no part in it */
     size_t n_stream; struct { size_t model; fqi_order order; } stream[FQI_MAX_STREAM];
     size_t n_pair; struct { size_t a, b; } pair[FQI_MAX_STREAM];   /* compared after every layer; equal depth and hidden_size, or left out */
     fq_dtype served;
@@ -39,12 +41,12 @@ typedef struct fqi_lockstep_plan {
     bool acts_in_memory;
     uint64_t scratch_bytes;
     size_t logit_rows;           /* scored positions at once */
-    uint64_t memory_bytes;       /* estimate of the peak resident memory of the process */
+    uint64_t memory_bytes;       /* estimate of the peak resident memory of the process, with all ranks that it has */
     uint64_t weight_bytes;       /* to read, all models together */
     int n_thread;
     const char *kernel;
 } fqi_lockstep_plan;
-/* FQ_E_NOMEM, "memory-budget", naming the least that would do. */
+/* FQ_E_NOMEM, "memory-budget", naming the least that would do. Collective: rank 0's plan, made for the rank with the least memory, is all ranks'. */
 fq_status fqi_lockstep_plan_make(const fqi_lockstep *l, fqi_lockstep_plan *out, fq_err *e);
 /* The public form of it. */
 void fqi_lockstep_run_plan(const fqi_lockstep *l, const fqi_lockstep_plan *p, fq_run_plan *out);
@@ -59,6 +61,7 @@ typedef struct fqi_lockstep_watch {
     fq_status (*logits)(void *user, size_t first, size_t n, const float *const logits[FQI_MAX_STREAM], const uint32_t *target, fq_err *e);
 } fqi_lockstep_watch;
 
+/* Of several ranks only rank 0 is shown anything. Collective. */
 fq_status fqi_lockstep_run(const fqi_lockstep *l, const fqi_lockstep_plan *p, const fqi_lockstep_watch *w, fq_err *e);
 
 #endif

@@ -8,6 +8,7 @@
  * The second and third are never there at the same time. A larger budget allows all that a smaller one does, so it is never slower by this
  * reckoning. The rates are round numbers of ordinary machines: they weigh reading against computing, and promise nothing. */
 #include "job/lockstep_private.h"
+#include "job/rank_run.h"
 
 #include <math.h>
 #include <string.h>
@@ -38,7 +39,7 @@ int64_t fqi_lockstep_max_cols(const fqi_lockstep *l)
 {
     int64_t n = 1;
     for (size_t i = 0; i < l->n_model; i++) {
-        const fq_model *m = &l->decoder[i]->model;
+        const fq_model *m = &fqi_lockstep_local(l, i)->model;
         n = larger(n, larger(m->hidden_size, m->num_attention_heads * m->head_dim));
         n = larger(n, larger(m->intermediate_size, larger(m->moe_intermediate_size, m->shared_expert_intermediate_size)));
     }
@@ -51,7 +52,7 @@ size_t fqi_lockstep_kv_floats(const fqi_lockstep *l)
 {
     size_t most = 0;
     for (size_t i = 0; i < l->n_model; i++) {
-        size_t n = fqi_kv_floats(l->decoder[i], fqi_lockstep_capacity(l));
+        size_t n = fqi_kv_floats(fqi_lockstep_local(l, i), fqi_lockstep_capacity(l));
         if (n > most) most = n;
     }
     return (most + FQI_LANES - 1) / FQI_LANES * FQI_LANES;   /* the next window's cache begins aligned as well */
@@ -116,7 +117,8 @@ static uint64_t layers_bytes(const sizes *z, const batch *b)
 {
     const fqi_lockstep *l = z->l;
     uint64_t sum = fqi_sat_mul(fqi_sat_mul(fqi_lockstep_kv_floats(l), sizeof(float)), b->window);
-    for (size_t i = 0; i < l->n_model; i++) sum = fqi_sat_add(sum, fqi_layer_work_bytes(l->decoder[i], z->n_thread, batch_tokens(b), (int64_t)l->n_context));
+    for (size_t i = 0; i < l->n_model; i++) sum = fqi_sat_add(sum, fqi_layer_work_bytes(fqi_lockstep_local(l, i), z->n_thread, batch_tokens(b), (int64_t)l->n_context));
+    sum = fqi_sat_add(sum, fqi_comm_sum_bytes(l->comm, fqi_sat_mul(batch_tokens(b), fqi_lockstep_max_hidden(l)), sizeof(float)));
     return fqi_sat_add(sum, fqi_sat_mul(batch_tokens(b), sizeof(fqi_row_diff)));
 }
 
@@ -132,7 +134,7 @@ static uint64_t largest_matrix(const fqi_lockstep *l)
 {
     uint64_t most = 0;
     for (size_t i = 0; i < l->n_model; i++) {
-        const fq_model *m = &l->decoder[i]->model;
+        const fq_model *m = &fqi_lockstep_local(l, i)->model;
         int64_t rows = larger(m->num_attention_heads * m->head_dim, larger(m->intermediate_size, larger(m->moe_intermediate_size, m->shared_expert_intermediate_size)));
         uint64_t n = fqi_sat_mul((uint64_t)m->hidden_size, (uint64_t)larger(rows, m->vocab_size < 512 ? m->vocab_size : 512));
         most = n > most ? n : most;
@@ -158,8 +160,10 @@ static fq_status measure_model(sizes *z, size_t i, fq_err *e)
 {
     const fqi_lockstep *l = z->l;
     const fq_model *m = &l->decoder[i]->model;
+    const int64_t vocab = fqi_lockstep_vocab(l, i);
+    const uint64_t shared = l->slice[i] ? (uint64_t)fqi_comm_size(l->comm) / (uint64_t)fqi_comm_n_here(l->comm) : 1;   /* processes that read it together */
     fqi_weights_size w;
-    FQI_TRY(fqi_weights_measure(l->ckpt[i], l->decoder[i], NULL, l->served, &w, e));
+    FQI_TRY(fqi_weights_measure(l->ckpt[i], l->decoder[i], l->slice[i], l->served, &w, e));
     size_t n_stream = 0;
     for (size_t s = 0; s < l->n_stream; s++) n_stream += l->stream[s].model == i;
     z->slot[i] = w.slot_bytes;
@@ -167,12 +171,13 @@ static fq_status measure_model(sizes *z, size_t i, fq_err *e)
     z->always = fqi_sat_add(z->always, fqi_sat_add(w.fixed_bytes, rope_bytes(l, i)));
     z->act_bytes = fqi_sat_add(z->act_bytes, fqi_sat_mul(fqi_sat_mul(z->n_row, (uint64_t)m->hidden_size * sizeof(float)), n_stream));
     z->logit_row_bytes = fqi_sat_add(z->logit_row_bytes, fqi_sat_mul((uint64_t)(m->vocab_size + m->hidden_size) * sizeof(float), n_stream));
-    z->vocab_max = larger(z->vocab_max, m->vocab_size);
+    z->vocab_max = larger(z->vocab_max, vocab);
+    if (l->slice[i]) z->always = fqi_sat_add(z->always, fqi_sat_mul(fqi_rank_logit_floats(l->comm, z->n_scored < LOGIT_ROWS ? z->n_scored : LOGIT_ROWS, m->vocab_size), sizeof(float)));
     for (size_t t = 0; t < l->ckpt[i]->n_tensor; t++) {
         const fqi_bound *b = &l->ckpt[i]->bound[t];
-        if (b->canonical && b->row && b->layer >= 0) z->layer_bytes = fqi_sat_add(z->layer_bytes, l->ckpt[i]->tensor[t].bytes);
+        if (b->canonical && b->row && b->layer >= 0) z->layer_bytes = fqi_sat_add(z->layer_bytes, l->ckpt[i]->tensor[t].bytes / shared);
     }
-    uint64_t head = fqi_sat_mul(w.head_row_bytes, (uint64_t)m->vocab_size);
+    uint64_t head = fqi_sat_mul(w.head_row_bytes, (uint64_t)vocab);
     z->head_bytes = fqi_sat_add(z->head_bytes, head);
     /* two operations for each weight of two bytes */
     z->layer_flops += (double)w.slot_bytes * (double)m->num_hidden_layers * (double)z->n_row * (double)n_stream;
@@ -220,7 +225,7 @@ static uint64_t head_panel_bytes(const sizes *z, int64_t rows)
 {
     uint64_t sum = 0;
     for (size_t i = 0; i < z->l->n_model; i++) {
-        int64_t n = z->l->decoder[i]->model.vocab_size;
+        int64_t n = fqi_lockstep_vocab(z->l, i);
         sum = fqi_sat_add(sum, fqi_sat_mul(z->head_row[i], (uint64_t)(rows < n ? rows : n)));
     }
     return sum;
@@ -315,11 +320,28 @@ static uint64_t least_bytes(const sizes *z)
 
 /* ---- the plan ---- */
 
-static void set_limit(sizes *z, const fqi_memory *now)
+/* Of one rank: ranks of this process share what it is now, and divide what is left of the limit. The rank that has least decides for all. */
+static fq_status set_limit(sizes *z, const fqi_memory *now, fq_err *e)
 {
-    uint64_t free_bytes = fqi_memory_available();
+    const fqi_comm *c = z->l->comm;
+    const uint64_t free_bytes = fqi_memory_available(), here = (uint64_t)fqi_comm_n_here(c), processes = (uint64_t)fqi_comm_n_local(c) / here;
+    uint64_t all[FQI_MAX_RANK];
+    size_t bytes[FQI_MAX_RANK];
     if (z->l->run->memory_bytes) z->limit = z->l->run->memory_bytes;
-    else z->limit = free_bytes == UINT64_MAX ? UINT64_MAX : fqi_sat_add(now->resident, free_bytes / 4 * 3);
+    else z->limit = free_bytes == UINT64_MAX ? UINT64_MAX : fqi_sat_add(now->resident, free_bytes / 4 * 3 / (processes ? processes : 1));
+    if (!c) return FQ_OK;
+    if (z->limit > now->resident && z->limit != UINT64_MAX) z->limit = now->resident + (z->limit - now->resident) / here;
+    for (int r = 0; r < fqi_comm_size(c); r++) bytes[r] = sizeof z->limit;
+    FQI_TRY(fqi_comm_gather(z->l->comm, &z->limit, bytes, all, e));
+    for (int r = 0; r < fqi_comm_size(c); r++) z->limit = all[r] < z->limit ? all[r] : z->limit;
+    return FQ_OK;
+}
+
+/* Of the process, from what one of its ranks takes. */
+static uint64_t of_process(const sizes *z, const fqi_memory *now, uint64_t rank_bytes)
+{
+    if (rank_bytes <= now->resident) return rank_bytes;
+    return fqi_sat_add(now->resident, fqi_sat_mul(rank_bytes - now->resident, (uint64_t)fqi_comm_n_here(z->l->comm)));
 }
 
 static void fill(const sizes *z, const way *w, const fqi_memory *now, fqi_lockstep_plan *out)
@@ -328,39 +350,49 @@ static void fill(const sizes *z, const way *w, const fqi_memory *now, fqi_lockst
     double blocks = w->whole_head ? 1 : ceil((double)z->n_scored / (double)w->logit_rows);
     fqi_lockstep_plan p = { .batch_window = z->batch[w->batch].window, .block_tokens = z->batch[w->batch].block, .acts_in_memory = w->acts_in_memory,
                             .scratch_bytes = w->acts_in_memory ? 0 : z->act_bytes, .logit_rows = w->logit_rows, .n_thread = z->n_thread };
-    p.memory_bytes = w->bytes > now->peak ? w->bytes : now->peak;
+    p.memory_bytes = of_process(z, now, w->bytes) > now->peak ? of_process(z, now, w->bytes) : now->peak;
     p.weight_bytes = fqi_sat_add(z->layer_bytes, fqi_sat_mul(z->head_bytes, (uint64_t)blocks));
     for (size_t i = 0; i < l->n_model; i++) {
         const fq_model *m = &l->decoder[i]->model;
         p.n_slot[i] = w->n_slot < (size_t)m->num_hidden_layers ? w->n_slot : (size_t)m->num_hidden_layers;
-        p.head_rows[i] = w->head_rows < m->vocab_size ? w->head_rows : m->vocab_size;
-        p.head_bytes[i] = fqi_sat_mul(z->head_row[i], (uint64_t)m->vocab_size);
+        const int64_t vocab = fqi_lockstep_vocab(l, i);
+        p.head_rows[i] = w->head_rows < vocab ? w->head_rows : vocab;
+        p.head_bytes[i] = fqi_sat_mul(z->head_row[i], (uint64_t)vocab);
         p.weight_bytes = fqi_sat_add(p.weight_bytes, fqi_sat_mul(z->n_row, (uint64_t)m->hidden_size * 2));   /* rows of the embedding, near enough */
     }
     *out = p;
 }
 
-fq_status fqi_lockstep_plan_make(const fqi_lockstep *l, fqi_lockstep_plan *out, fq_err *e)
+static fq_status make(const fqi_lockstep *l, fqi_lockstep_plan *out, fq_err *e)
 {
-    const fqi_kernels *kernel;
     sizes z = { .l = l };
     way best = { 0 };
-    FQI_TRY(fqi_kernels_choose(&kernel, e));
     fqi_memory_trim();
     fqi_memory now = fqi_memory_now();
     z.always = now.resident;
+    FQI_TRY(set_limit(&z, &now, e));
+    if (fqi_comm_rank(l->comm) > 0) return FQ_OK;
     FQI_TRY(measure(&z, e));
-    set_limit(&z, &now);
     uint64_t least = least_bytes(&z);
     if (now.peak > least) least = now.peak;
     if (least > z.limit || !find_best(&z, &best)) {
         /* The process is not of the same size each time it runs: the number must still do when it is asked for. */
-        uint64_t least_mib = least / MIB + 2;
+        uint64_t least_mib = of_process(&z, &now, least) / MIB + 2;
         char found[FQI_BUDGET_MAX + 1];
-        return fqi_fail(e, FQ_E_NOMEM, NULL, "memory-budget", "found %s%s, expected at least %llu MiB", fqi_show_budget(found, z.limit),
+        return fqi_fail(e, FQ_E_NOMEM, NULL, "memory-budget", "found %s%s, expected at least %llu MiB", fqi_show_budget(found, of_process(&z, &now, z.limit)),
                         l->run->memory_bytes ? "" : " (three quarters of what is free)", (unsigned long long)least_mib);
     }
     fill(&z, &best, &now, out);
+    return FQ_OK;
+}
+
+fq_status fqi_lockstep_plan_make(const fqi_lockstep *l, fqi_lockstep_plan *out, fq_err *e)
+{
+    const fqi_kernels *kernel;
+    FQI_TRY(fqi_kernels_choose(&kernel, e));
+    FQI_TRY(make(l, out, e));
+    if (l->comm) FQI_TRY(fqi_comm_broadcast(l->comm, 0, out, sizeof *out, e));
+    out->n_thread = fqi_n_thread(l->run->n_thread);
     out->kernel = kernel->name;
     return FQ_OK;
 }

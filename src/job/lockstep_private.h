@@ -4,6 +4,14 @@
 
 #include "job/lockstep.h"
 
+/* What this rank computes with: the model, or what is left of it in the slice. */
+static inline const fqi_decoder *fqi_lockstep_local(const fqi_lockstep *l, size_t i) { return l->slice[i] ? &l->slice[i]->local : l->decoder[i]; }
+static inline bool fqi_lockstep_has(const fqi_lockstep *l, size_t i) { return l->slice[i] || fqi_comm_rank(l->comm) == 0; }
+/* Rows of the output head that this rank has. */
+static inline int64_t fqi_lockstep_vocab(const fqi_lockstep *l, size_t i) { return l->slice[i] ? l->slice[i]->axis[FQI_AX_VOCAB].n : l->decoder[i]->model.vocab_size; }
+/* Numbers of a row in this rank's buffer of logits: rank 0's has room for all. */
+static inline int64_t fqi_lockstep_logits(const fqi_lockstep *l, size_t i) { return fqi_comm_rank(l->comm) == 0 ? l->decoder[i]->model.vocab_size : fqi_lockstep_vocab(l, i); }
+
 /* Longest input of any linear layer of any model. */
 int64_t fqi_lockstep_max_cols(const fqi_lockstep *l);
 /* Keys of a cache that holds a window. */

@@ -11,6 +11,9 @@
  * 16. Weights that were compared and are wrong decide, whatever the numbers say: a text shows only what it touches. Where weights cannot be
  * compared, agreement of numbers is a statement about this text and is called that.
  *
+ * On several ranks both models are cut as engines would cut them, or, if A was not fitted and cannot be, A runs whole on rank 0. Sums have another
+ * order then, so fixed order does not give the same bits; rank 0 alone compares weights and judges.
+ *
  * Not done here: reading what an engine makes of config.json. */
 #include <math.h>
 #include <stdio.h>
@@ -20,6 +23,7 @@
 #include "base/fs.h"
 #include "eval/stats.h"
 #include "job/lockstep.h"
+#include "job/rank_run.h"
 #include "job/runnable.h"
 #include "job/vocab.h"
 #include "job/windows.h"
@@ -33,7 +37,9 @@ enum { PAIR_FIXED, PAIR_NOISE, PAIR_FAST, N_PAIR };
 
 typedef struct prove {
     const fq_verify_options *o;
-    const fq_run *run;
+    fq_run run;                     /* of this rank */
+    fqi_comm *comm;
+    fqi_slice slice_a, slice_b; bool cut_a;
     fq_dtype served;
     int n_thread;
     fqi_runnable a, b;
@@ -85,7 +91,7 @@ static fq_status compare_weights(prove *p, fq_err *e)
 {
     if (weights_rounded(p)) return say_rounded(p);
     fq_verify_report *w = &p->proof.weights;
-    fq_run run = *p->run;
+    fq_run run = p->run;
     if (run.memory_bytes > (UINT64_C(128) << 20)) run.memory_bytes = 0;   /* there it bounds buffers, here the whole process */
     fq_status s = fq_verify_weights(p->o->a, p->o->b, &run, w, &p->weights_err);
     if (s == FQ_E_INPUT && strcmp(p->weights_err.rule, "quantized") == 0) return say_rounded(p);   /* both are, and fitq.json says that B was rounded */
@@ -207,7 +213,7 @@ static void set_lockstep(prove *p)
         .stream = { [A_FIXED] = { 0, FQI_ORDER_FIXED }, [B_FIXED] = { 1, FQI_ORDER_FIXED }, [A_FAST] = { 0, FQI_ORDER_FAST }, [B_FAST] = { 1, FQI_ORDER_FAST } },
         .n_pair = N_PAIR, .pair = { [PAIR_FIXED] = { A_FIXED, B_FIXED }, [PAIR_NOISE] = { A_FIXED, A_FAST }, [PAIR_FAST] = { A_FAST, B_FAST } },
         .served = p->served, .ids = p->win.ids, .n_window = p->win.n_window, .n_context = p->win.n_context,
-        .first_scored = p->win.first_scored, .scratch_dir = p->o->scratch, .run = p->run, .phase = "prove",
+        .first_scored = p->win.first_scored, .scratch_dir = p->o->scratch, .run = &p->run, .phase = "prove", .comm = p->comm, .slice = { p->cut_a ? &p->slice_a : NULL, p->comm ? &p->slice_b : NULL },
         .extra_bytes = 2 * fqi_eval_stats_bytes(p->win.n_scored, true),
     };
 }
@@ -216,6 +222,12 @@ static void set_lockstep(prove *p)
 static fq_status plan_numbers(prove *p, fq_err *e)
 {
     FQI_TRY(check_pair(p, e));
+    if (p->comm) {
+        fq_err why = { 0 };
+        FQI_TRY(fqi_rank_slice(p->comm, &p->run, &p->b, &p->slice_b, e));
+        p->cut_a = fqi_rank_slice(p->comm, &p->run, &p->a, &p->slice_a, &why) == FQ_OK;
+        if (!p->cut_a && p->run.log) p->run.log(p->run.user, FQ_LOG_INFO, "the first checkpoint cannot be shared by that many ranks: rank 0 runs all of it");
+    }
     set_lockstep(p);
     return fqi_lockstep_plan_make(&p->lockstep, &p->plan, e);
 }
@@ -325,29 +337,83 @@ static fq_status make_windows(prove *p, fq_err *e)
     if (random && most > 0 && t.context > most)   /* nobody's text asks for it, and attention to that many ids may take days */
         return fqi_fail(e, FQ_E_USAGE, NULL, "context", "found windows of %lld pseudo-random ids, expected at most the %lld tokens that %.1000s was made for",
                         (long long)t.context, (long long)most, p->a.ckpt->info.path);
-    FQI_TRY(fqi_windows_make(&t, p->a.ckpt->dir, p->proof.n_vocab, true, &p->win, e));
-    fqi_runnable_warn_length(&p->a, (int64_t)p->win.n_context, p->run);
+    if (fqi_comm_rank(p->comm) == 0) FQI_TRY(fqi_windows_make(&t, p->a.ckpt->dir, p->proof.n_vocab, true, &p->win, e));
+    FQI_TRY(fqi_rank_windows(p->comm, &p->win, e));
+    fqi_runnable_warn_length(&p->a, (int64_t)p->win.n_context, &p->run);
     return FQ_OK;
+}
+
+/* Collective, in as far as s is FQ_OK on all ranks. Ranks behind rank 0 take part in the numbers; whether these are run, they hear. */
+static fq_status agree(prove *p, bool has_b, fq_err *e)
+{
+    const struct { int64_t served, expert_parallel, has_b; } options = { (int64_t)p->o->served, p->run.expert_parallel, has_b };
+    FQI_TRY(fqi_comm_same(p->comm, "set of options", &options, sizeof options, e));
+    FQI_TRY(fqi_rank_same_model(p->comm, p->a.ckpt, e));
+    return has_b ? fqi_rank_same_model(p->comm, p->b.ckpt, e) : FQ_OK;
+}
+
+static fq_status help_with_numbers(prove *p, fq_err *e)
+{
+    const fqi_lockstep_watch nothing = { 0 };
+    return fqi_lockstep_run(&p->lockstep, &p->plan, &nothing, e);
+}
+
+static fq_status hand_on(fq_status s, const fq_err *why, fq_err *e)
+{
+    if (e) *e = *why;
+    return s;
 }
 
 static fq_status run_proof(prove *p, fq_err *e)
 {
     fq_err why = { 0 };
-    FQI_TRY(fqi_runnable_open(p->o->a, p->run, &p->a, e));
-    fq_status s = fqi_runnable_open(p->o->b, p->run, &p->b, &why);
-    if (s != FQ_OK && (s != FQ_E_INPUT || !p->b.ckpt || strcmp(why.rule, "quantized") == 0)) {
-        if (e) *e = why;
-        return s;
-    }
+    fqi_comm_phase(p->comm, "open");
+    FQI_TRY(fqi_runnable_open(p->o->a, &p->run, &p->a, e));
+    fq_status s = fqi_runnable_open(p->o->b, &p->run, &p->b, &why);
+    if (s != FQ_OK && (s != FQ_E_INPUT || !p->b.ckpt || strcmp(why.rule, "quantized") == 0)) return hand_on(s, &why, e);
+    FQI_TRY(agree(p, s == FQ_OK, e));
     FQI_TRY(make_windows(p, e));
     if (s == FQ_OK) s = plan_numbers(p, &why);
-    if (s == FQ_E_NOMEM) {
-        if (e) *e = why;
-        return s;
-    }
+    if (s == FQ_E_NOMEM || s == FQ_E_PEER || (s != FQ_OK && strcmp(why.rule, "ranks") == 0)) return hand_on(s, &why, e);
+    if (fqi_comm_rank(p->comm) > 0) return s == FQ_OK ? help_with_numbers(p, e) : FQ_OK;
+    fqi_comm_phase(p->comm, "weights");
     FQI_TRY(compare_weights(p, e));
-    if (s == FQ_OK) s = compare_numbers(p, &why);
+    if (s == FQ_OK) {
+        s = compare_numbers(p, &why);
+        if (s != FQ_OK && p->comm) return hand_on(s, &why, e);   /* the other ranks are in the middle of it */
+    }
     return finish(p, s, &why, e);
+}
+
+/* What fq_verify was asked, and what rank 0 found: a difference is an answer, not a failure of a rank. */
+typedef struct request { const fq_verify_options *o; const fq_run *run; fq_dtype served; fq_proof proof; fq_status found; fq_err why; } request;
+
+static fq_status prove_rank(void *user, fqi_comm *comm, fq_err *e)
+{
+    request *q = user;
+    fq_err why = { 0 };
+    prove *p = fqi_calloc(1, sizeof *p);
+    if (!p) return fqi_fail_nomem(e, "proof");
+    p->o = q->o;
+    p->comm = comm;
+    p->served = q->served;
+    p->proof.first_bad_layer = -2;
+    fqi_rank_run(comm, q->run, &p->run);
+    const fq_status s = run_proof(p, &why);
+    if (fqi_comm_rank(comm) == 0) {
+        q->proof = p->proof;
+        q->found = s;
+        q->why = why;
+    }
+    fqi_eval_stats_free(p->padding);
+    fqi_eval_stats_free(p->noise);
+    fqi_windows_free(&p->win);
+    fqi_runnable_free(&p->a);
+    fqi_runnable_free(&p->b);
+    free(p);
+    if (s == FQ_E_DIFFERS) return FQ_OK;
+    if (e) *e = why;
+    return s;
 }
 
 fq_status fq_verify(const fq_verify_options *o, const fq_run *run, fq_proof *report, fq_err *e)
@@ -357,20 +423,16 @@ fq_status fq_verify(const fq_verify_options *o, const fq_run *run, fq_proof *rep
     if (!o->a || !o->b) return fqi_fail(e, FQ_E_USAGE, NULL, "paths", "found one checkpoint, expected two");
     fq_dtype served;
     FQI_TRY(fqi_served_dtype(o->served, &served, e));
-    prove *p = fqi_calloc(1, sizeof *p);
-    if (!p) return fqi_fail_nomem(e, "proof");
-    p->o = o;
-    p->run = run ? run : &default_run;
-    p->served = served;
-    p->proof.first_bad_layer = -2;
-    fq_status s = run_proof(p, e);
-    p->proof.seconds = fqi_now_seconds() - start;
-    if (report && (s == FQ_OK || s == FQ_E_DIFFERS)) *report = p->proof;
-    fqi_eval_stats_free(p->padding);
-    fqi_eval_stats_free(p->noise);
-    fqi_windows_free(&p->win);
-    fqi_runnable_free(&p->a);
-    fqi_runnable_free(&p->b);
-    free(p);
+    request *q = fqi_calloc(1, sizeof *q);
+    if (!q) return fqi_fail_nomem(e, "proof");
+    *q = (request){ .o = o, .run = run ? run : &default_run, .served = served };
+    fq_status s = fqi_ranks_run(q->run, prove_rank, q, e);
+    if (s == FQ_OK && q->found == FQ_E_DIFFERS) {
+        s = FQ_E_DIFFERS;
+        if (e) *e = q->why;
+    }
+    q->proof.seconds = fqi_now_seconds() - start;
+    if (report && (s == FQ_OK || s == FQ_E_DIFFERS)) *report = q->proof;
+    free(q);
     return s;
 }

@@ -14,6 +14,8 @@ typedef struct fqi_resident_options {
     const fq_ckpt *ckpt;            /* these three outlive the object */
     const fqi_decoder *decoder;
     const fq_run *run;              /* not NULL: io, progress ("load"), cancelled, memory_bytes */
+    fqi_comm *comm;                 /* ranks that hold it together, and this one's part; or NULL */
+    const fqi_slice *slice;
     fqi_order order;
     fq_dtype served;
     int n_thread;
@@ -27,7 +29,7 @@ typedef struct fqi_resident_options {
 } fqi_resident_options;
 #define FQI_RESIDENT_MAX_POSITION (INT64_C(1) << 40)
 
-/* Bytes; rest has the process as it is now, and extra_bytes. */
+/* Bytes of the process, with all ranks that it has; rest has the process as it is now, and extra_bytes. */
 typedef struct fqi_resident_size { uint64_t weights, caches, rest, total; } fqi_resident_size;
 fq_status fqi_resident_measure(const fqi_resident_options *o, fqi_resident_size *out, fq_err *e);
 /* FQ_E_NOMEM, "memory-budget", with what would do, if that is more than the budget. */
@@ -40,14 +42,15 @@ typedef struct fqi_resident {
     fqi_weights *weights;
     const fqi_layer_weights **layer;   /* num_hidden_layers; valid for good */
     const float *final_norm;
-    fqi_matrix head;                   /* n_vocab rows */
+    fqi_matrix head;                   /* n_vocab rows, or this rank's of them */
     fqi_rope_table rope; bool has_rope;
     fqi_layer_work *work;
     float **cache_memory;              /* per layer: as allocated */
     fqi_kv *kv;                        /* [layer][sequence] */
     fqi_span *span;                    /* n_sequence: of the call in hand */
     float *x;                          /* hidden states of the last call, before the final norm */
-    float *norm, *logits;              /* n_logit_row rows */
+    float *norm, *logits;              /* n_logit_row rows; of several ranks rank 0 has whole ones */
+    float *from_ranks;
 } fqi_resident;
 
 /* Allocates, then reads all weights. size: of fqi_resident_measure, for the progress. *out is freed by the caller also on failure. */
@@ -58,8 +61,8 @@ typedef struct fqi_feed { size_t sequence, n; int64_t pos; } fqi_feed;   /* n to
 
 /* ids: those of feed[0], then of feed[1], ...; at most n_token, each sequence at most once. FQ_E_NUMERIC: caches may hold what is not finite. */
 fq_status fqi_resident_feed(fqi_resident *r, const uint32_t *ids, const fqi_feed *feed, size_t n_feed, fq_err *e);
-/* Logits behind rows [row, row + n) of the last call, n <= n_logit_row; to r->logits. */
-void fqi_resident_logits(fqi_resident *r, size_t row, size_t n);
+/* Logits behind rows [row, row + n) of the last call, n <= n_logit_row; to r->logits. Of several ranks this and fqi_resident_feed are collective. */
+fq_status fqi_resident_logits(fqi_resident *r, size_t row, size_t n, fq_err *e);
 
 bool fqi_resident_cancelled(const fqi_resident *r);
 

@@ -90,6 +90,8 @@ fq_status fqi_layer_work_create(const fqi_decoder *d, const fqi_compute *c, size
     return FQ_OK;
 }
 
+void fqi_layer_work_share(fqi_layer_work *w, fqi_comm *comm) { w->comm = comm; }
+
 void fqi_layer_work_free(fqi_layer_work *w)
 {
     if (!w) return;
@@ -107,6 +109,16 @@ static void norm_rows(const fqi_pass *p, const float *x, const float *weight)
 #pragma omp parallel for num_threads(threads_for_rows(p)) schedule(static)
     for (size_t t = 0; t < p->batch->n_token; t++)
         p->c->kernel->rms_norm(x + t * hidden, weight, (float)p->d->rms_norm_eps, p->c->served, p->work->norm + t * hidden, hidden);
+}
+
+/* work->out of all ranks together. */
+static fq_status sum_ranks(const fqi_pass *p, fq_err *e)
+{
+    const size_t n = p->batch->n_token * (size_t)p->d->model.hidden_size;
+    if (!p->work->comm) return FQ_OK;
+    FQI_TRY(fqi_comm_sum_float(p->work->comm, p->work->out, n, e));
+    p->c->kernel->round_to(p->work->out, p->c->served, n);
+    return FQ_OK;
 }
 
 static void add_rows(const fqi_pass *p, float *x)
@@ -166,14 +178,16 @@ static void attention(const fqi_pass *p, const fqi_rope_table *rope)
     fqi_pass_tap(p, FQI_TAP_O, -1, p->attention, NULL, n, q_width);
 }
 
-static void output_projection(const fqi_pass *p, float *x)
+static fq_status output_projection(const fqi_pass *p, float *x, fq_err *e)
 {
     fqi_matmul(p->c, &p->w->o, p->w->o_bias, p->attention, p->batch->n_token, p->work->out, (size_t)p->d->model.hidden_size);
+    FQI_TRY(sum_ranks(p, e));
     add_rows(p, x);
+    return FQ_OK;
 }
 
 /* x is changed by the last step only. */
-static void feed_forward(const fqi_pass *p, float *x)
+static fq_status feed_forward(const fqi_pass *p, float *x, fq_err *e)
 {
     const size_t hidden = (size_t)p->d->model.hidden_size, n = p->batch->n_token;
     norm_rows(p, x, p->w->post_attention_norm);
@@ -182,7 +196,10 @@ static void feed_forward(const fqi_pass *p, float *x)
         fqi_moe_run(p);
     else if (p->step != FQI_STEP_MLP_IN)
         fqi_mlp_run(p, &p->w->mlp, p->work->norm, NULL, n, p->work->out, FQI_TAP_DOWN, -1);
-    if (p->step == FQI_STEP_MLP) add_rows(p, x);
+    if (p->step != FQI_STEP_MLP) return FQ_OK;
+    FQI_TRY(sum_ranks(p, e));
+    add_rows(p, x);
+    return FQ_OK;
 }
 
 /* The token that is to blame: one whose values are not finite spoils earlier tokens of its tile, whose weight for it is 0, too. */
@@ -214,8 +231,8 @@ fq_status fqi_layer_forward(const fqi_compute *c, const fqi_decoder *d, const fq
     if (batch->n_token == 0) return FQ_OK;
     attention_input(&p, x);
     attention(&p, rope);
-    output_projection(&p, x);
-    feed_forward(&p, x);
+    FQI_TRY(output_projection(&p, x, e));
+    FQI_TRY(feed_forward(&p, x, e));
     return check_finite(&p, x, (size_t)d->model.hidden_size, true, e);
 }
 
@@ -234,14 +251,13 @@ fq_status fqi_layer_step(const fqi_compute *c, const fqi_decoder *d, const fqi_r
         attention(&p, rope);
         return check_finite(&p, rows, (size_t)(d->model.num_attention_heads * d->model.head_dim), true, e);
     case FQI_STEP_O:
-        output_projection(&p, x);
+        FQI_TRY(output_projection(&p, x, e));
         return check_finite(&p, x, hidden, false, e);
     case FQI_STEP_MLP_IN:
     case FQI_STEP_DOWN_IN:
-        feed_forward(&p, x);
-        return FQ_OK;
+        return feed_forward(&p, x, e);
     default:
-        feed_forward(&p, x);
+        FQI_TRY(feed_forward(&p, x, e));
         return check_finite(&p, x, hidden, false, e);
     }
 }

@@ -15,6 +15,7 @@
  *     linear outputs after their bias (router and shared gate too); the normalised row before its weight, and after it (also q and k norm);
  *     cosines and sines, q and k after rotation; attention weights after the softmax; the output of attention;
  *     silu(gate), and its product with up; both residual sums;
+ *     of several ranks: what each makes, and the sum;
  *     the weights of routed experts and sigmoid(shared gate), an expert's weighted output, each sum of those.
  * Not rounded: scores (flash attention keeps them in fp32) and the router's softmax. Sources: transformers, models/qwen2/modeling_qwen2.py
  * (eager_attention_forward casts the weights) and models/qwen2_moe/modeling_qwen2_moe.py. Engines that fuse some of these steps round less
@@ -22,6 +23,7 @@
 #ifndef FITQ_MODEL_LAYER_H
 #define FITQ_MODEL_LAYER_H
 
+#include "comm/comm.h"
 #include "kernel/linear.h"
 #include "model/rope.h"
 #include "model/weights.h"
@@ -70,11 +72,15 @@ typedef enum fqi_step {
 typedef struct fqi_layer_work fqi_layer_work;
 fq_status fqi_layer_work_create(const fqi_decoder *d, const fqi_compute *c, size_t n_token, int64_t n_position, fqi_layer_work **out, fq_err *e);
 void fqi_layer_work_free(fqi_layer_work *w);
+/* The weights are a slice (slice.h) of one of these ranks, and the decoder is its local one: what o_proj and the MLP make is added over all ranks
+ * before it is added to x, so x is the same on all of them. Every pass is collective then. comm may be NULL, and outlives w. */
+void fqi_layer_work_share(fqi_layer_work *w, fqi_comm *comm);
 /* Bytes of the above. */
 uint64_t fqi_layer_work_bytes(const fqi_decoder *d, int n_thread, size_t n_token, int64_t n_position);
 
 /* x: batch->n_token rows of hidden_size, replaced by the layer's output. tap may be NULL. FQ_E_NUMERIC, "activation", when the output has
- * a NaN or infinity (layer and token named; the caches then hold them too and are of no more use until zeroed). */
+ * a NaN or infinity (layer and token named; the caches then hold them too and are of no more use until zeroed). What fqi_comm_sum_float
+ * fails with. */
 fq_status fqi_layer_forward(const fqi_compute *c, const fqi_decoder *d, const fqi_rope_table *rope, const fqi_layer_weights *w, int64_t layer,
                             const fqi_batch *batch, float *x, fqi_layer_work *work, const fqi_tap *tap, fq_err *e);
 /* The same for one step. attention: used by the steps that name it, else NULL. The result of a step is checked as there. */

@@ -65,6 +65,7 @@ static void add_weighted(const fqi_pass *p, float *out, float *y, float weight, 
 static void run_expert(const fqi_pass *p, uint32_t e)
 {
     const fqi_layer_work *w = p->work;
+    if (!p->w->expert[e].down.data) return;   /* another rank has it */
     const size_t hidden = (size_t)p->d->model.hidden_size, n = tokens_of(p, e);
     if (n == 0) return;
     for (size_t i = 0; i < n; i++) memcpy(w->gathered + i * hidden, w->norm + w->expert_token[i] * hidden, hidden * sizeof(float));

@@ -16,7 +16,7 @@ static fqi_range nearly(int64_t n, int rank, int size)
     return (fqi_range){ each * rank + (rank < more ? rank : more), each + (rank < more) };
 }
 
-static fqi_range vocabulary(int64_t n, int rank, int size)
+fqi_range fqi_slice_vocab(int64_t n, int rank, int size)
 {
     const int64_t padded = (n + VOCAB_UNIT - 1) / VOCAB_UNIT * VOCAB_UNIT;
     if (padded % size != 0 || padded / size * (size - 1) >= n) return nearly(n, rank, size);   /* or the last rank had none */
@@ -64,7 +64,7 @@ fq_status fqi_slice_make(const fqi_decoder *d, int rank, int size, bool expert_p
     s.axis[FQI_AX_SHARED_FF] = equal(m->shared_expert_intermediate_size, rank, size);
     if (!expert_parallel) s.axis[FQI_AX_MOE_FF] = equal(m->moe_intermediate_size, rank, size);
     s.expert = expert_parallel ? nearly(m->num_experts, rank, size) : (fqi_range){ 0, m->num_experts };
-    s.axis[FQI_AX_VOCAB] = vocabulary(m->vocab_size, rank, size);
+    s.axis[FQI_AX_VOCAB] = fqi_slice_vocab(m->vocab_size, rank, size);
     left->num_attention_heads = q.n;
     left->num_key_value_heads = kv.n;
     left->intermediate_size = s.axis[FQI_AX_FF].n;

@@ -28,6 +28,9 @@ typedef struct fqi_slice {
 /* path: for messages. d outlives *out. FQ_E_INPUT "ranks": the model does not divide; names what, and `fitq plan`. */
 fq_status fqi_slice_make(const fqi_decoder *d, int rank, int size, bool expert_parallel, const char *path, fqi_slice *out, fq_err *e);
 
+/* Rows of the embedding and of the output head that a rank has. */
+fqi_range fqi_slice_vocab(int64_t vocab_size, int rank, int size);
+
 /* Part of a tensor: ranges of its dimensions. parts 2: of each of the two halves of the dimension (gate | up). */
 typedef struct fqi_cut { int rank; fqi_range dim[3]; uint8_t parts[3]; int64_t whole[3]; } fqi_cut;
 

@@ -15,6 +15,7 @@
 struct fqi_layer_work {
     size_t n_token;
     int64_t n_position;
+    fqi_comm *comm;              /* the ranks that the weights are shared among; NULL: this one has all */
     float *memory;
     float *norm;                 /* [n_token][hidden_size] input of the linears */
     float *q, *k, *v;            /* [n_token][heads * head_dim] */

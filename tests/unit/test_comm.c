@@ -82,6 +82,10 @@ static fq_status rest(shared *s, fqi_comm *c, fq_err *e)
     FQI_TRY(fqi_comm_gather(c, mine, bytes, all, e));
     for (int r = 0; r < size; at += bytes[r++])
         for (size_t i = 0; i < bytes[r]; i++) expect(s, all[at + i] == 'a' + r);
+    memset(all, 0, sizeof all);
+    FQI_TRY(fqi_comm_gather_to(c, size - 1, mine, bytes, all, e));
+    for (int r = 0, k = 0; r < size; k += (int)bytes[r++])
+        if (bytes[r] > 0) expect(s, all[k] == (me == size - 1 ? 'a' + r : 0));
     memset(all, 'A' + me, sizeof all);
     FQI_TRY(fqi_comm_broadcast(c, size - 1, all, sizeof all, e));
     expect(s, all[0] == 'A' + size - 1 && all[sizeof all - 1] == 'A' + size - 1);
