@@ -42,6 +42,7 @@ typedef struct arg_values {
     bool chat, exact, ignore_eos;
     const char *calib, *report, *gpus;   /* quantize, fit */
     int64_t regroup;                     /* pad */
+    bool fold_order;                     /* pad */
     int64_t bits, samples, seqlen, refit, min_expert_tokens;
     int method, packing, scale, scale_store, order;   /* index into the option's choices */
     double damp, shift;

@@ -44,15 +44,30 @@ static void on_tensor(void *user, const fq_tensor_change *t)
 static int usage(const arg_values *a)
 {
     if (!a->output && !a->dry_run) return args_usage("pad", "--output DIR is missing");
-    if (a->tp.n == 0 && !a->set_given && !a->prefix && !a->as && !a->regroup)
-        return args_usage("pad", "say what to do: --tp N,..., --set KEY=LENGTH or --regroup N");
+    if (a->tp.n == 0 && !a->set_given && !a->prefix && !a->as && !a->regroup && !a->fold_order)
+        return args_usage("pad", "say what to do: --tp N,..., --set KEY=LENGTH, --regroup N or --fold-order");
     return 0;
+}
+
+/* What stays in activation order, and what that forbids. */
+static void print_folded(const arg_values *a, const fq_pad_report *r)
+{
+    char text[512];
+    if (!a->fold_order) return;
+    printf("  channels of %zu MLP%s put in the order of their groups: g_idx of down_proj is k / group_size\n", r->n_folded, r->n_folded == 1 ? "" : "s");
+    if (r->n_order_left == 0) return;
+    snprintf(text, sizeof text, "%zu module%s (q, k, v, gate, up over hidden_size, o over heads) keep%s g_idx out of order, so config.json still says so, and on several GPUs an engine loads the "
+             "scales of all groups of row-parallel layers on each; ExLlama kernels and Marlin for experts may not take the model, and --regroup does not",
+             r->n_order_left, r->n_order_left == 1 ? "" : "s", r->n_order_left == 1 ? "s its" : " their");
+    fputs("  ", stdout);
+    out_flow(text, 2, 4, OUT_PLAIN);
 }
 
 static void print_text(const arg_values *a, const fq_pad_report *r)
 {
     report_lengths(&r->model, &r->model_pad, &r->fit);
     if (a->regroup) printf("  scales for groups of %" PRId64 " channels\n", a->regroup);
+    print_folded(a, r);
     report_size(r, a->dry_run);
     if (a->dry_run) return;
     printf("  layout %s%s\n", arg_layout_names[r->layout],
@@ -70,6 +85,10 @@ static int print_json(const arg_values *a, const fq_pad_report *r, json_t *tenso
     out_put_bool(o, "dry_run", a->dry_run);
     out_put_str(o, "layout", arg_layout_names[r->layout]);
     out_put_bool(o, "exact_bits", r->exact_bits);
+    if (a->fold_order) {
+        out_put_u64(o, "mlps_folded", r->n_folded);
+        out_put_u64(o, "modules_in_activation_order", r->n_order_left);
+    }
     if (a->dry_run) out_put(o, "tensor", tensors);
     return out_json(o);
 }
@@ -89,7 +108,7 @@ static int run_pad(const arg_values *given)
         .tp = a.tp.v, .n_tp = a.tp.n,
         .engine = a.engine.n ? a.engine.v : NULL, .n_engine = a.engine.n,
         .format = a.format.n ? a.format.v : NULL, .n_format = a.format.n,
-        .group_size = (int)a.group_size, .regroup = (int)a.regroup, .context = a.context, .fit = a.set,
+        .group_size = (int)a.group_size, .regroup = (int)a.regroup, .fold_order = a.fold_order, .context = a.context, .fit = a.set,
         .layout = (fq_layout)a.layout, .vocab = a.vocab, .prefix = a.prefix, .reexpress_as = a.as,
         .shard_bytes = a.shard_size, .overwrite = a.overwrite, .resume = a.resume, .dry_run = a.dry_run,
         .on_tensor = a.dry_run ? on_tensor : NULL, .user = &d,
@@ -129,6 +148,8 @@ static const arg_option options[] = {
       "is the documented procedure for Qwen", arg_layout_names, 0, 0, ARG_ANY },
     { "regroup", 0, ARG_INT, "N", ARG_OFFSET(regroup),
       "of a GPTQ, AWQ or compressed-tensors checkpoint: scales for groups of 32 or 64 channels instead of larger ones, each repeated; codes stay", NULL, 32, 128, ARG_ANY },
+    { "fold-order", 0, ARG_FLAG, NULL, ARG_OFFSET(fold_order),
+      "of a checkpoint in activation order (desc_act, actorder): store the channels of each MLP in the order of their groups, so that down_proj needs no g_idx; before anything else", NULL, 0, 0, ARG_ANY },
     { "vocab", 0, ARG_FLAG, NULL, ARG_OFFSET(vocab), "let --tp change vocab_size too", NULL, 0, 0, ARG_ANY },
     ARG_OPT_CONTEXT,
     { "prefix", 0, ARG_STRING, "NAME", ARG_OFFSET(prefix), "key prefix: keep (default), add, strip, or the prefix itself",

@@ -331,6 +331,8 @@ typedef struct fq_pad_options {
     const char *const *format; size_t n_format;  /* NULL = gptq-marlin */
     int group_size;                      /* 0 = 128: also the unit in which spread avoids all-zero groups */
     int regroup;                         /* of integers that are quantized already: 32, 64 or 128 channels share a scale afterwards; 0 = as they are */
+    bool fold_order;                     /* of a checkpoint in activation order: store the channels of each MLP in the order of their groups, so that g_idx of down_proj is
+                                            k / group_size: exact. FQ_E_INPUT "packed-order" if groups differ in size */
     int64_t context;
     fq_fit fit;                          /* ...or exactly these lengths (used when n_tp is 0; overrides where not 0) */
     fq_layout layout;
@@ -353,6 +355,8 @@ typedef struct fq_pad_report {
     uint64_t resumed_bytes;       /* found done by a resumed run */
     bool exact_bits;              /* no sum has a zero in front of a real term: bit-identical in every order of summation that goes by index
                                      alone. (In fitq's own fixed order every fit is bit-identical: docs/padding.md, section 3.) */
+    size_t n_folded;              /* MLPs (experts each) whose channels were put in the order of their groups */
+    size_t n_order_left;          /* with fold_order: modules whose g_idx stays out of order; while there is any, config.json says desc_act */
     double seconds;
 } fq_pad_report;
 

@@ -443,6 +443,20 @@ static fq_status check_others(const finding_module *f, const fqi_tensor *codes, 
     return FQ_OK;
 }
 
+bool fqi_quant_row(const fq_ckpt *c, size_t i, fqi_bound *out, int64_t length[2])
+{
+    size_t n_module;
+    length[0] = length[1] = 0;
+    if (!c->bound || !fqi_quant_is_codes(c, i, &n_module)) return false;
+    *out = c->bound[i];
+    if (!out->row && !(c->config.family && out->canonical && fqi_packed_bind(c->config.family, &c->naming, c->tensor[i].name, out) && out->row)) return false;
+    for (int d = 0; d < 2 && out->row->rank == 2; d++) {
+        length[d] = fqi_axis_length(&c->config.model, (fqi_axis)out->row->dim[d].axis);
+        if (out->row->dim[d].parts > 1 && !fqi_mul_i64(length[d], out->row->dim[d].parts, &length[d])) length[d] = 0;
+    }
+    return true;
+}
+
 fq_status fqi_quant_module_find(const fq_ckpt *c, const scheme *s, size_t i, int64_t rows, int64_t cols, fqi_quant_module *out, fq_err *e)
 {
     const fqi_tensor *codes = &c->tensor[i];

@@ -43,6 +43,9 @@ fq_status fqi_quant_check(const fq_ckpt *c, fq_err *e);
 bool fqi_quant_is_codes(const fq_ckpt *c, size_t i, size_t *n_module);
 /* Has the module, the first n_module bytes of the name, codes or a scale of them? */
 bool fqi_quant_beside(const fq_ckpt *c, const char *name, size_t n_module);
+/* The row of M.weight that codes i stand for, and the lengths that the model's axes give it: bound as it is (FP8), or through the module. False if
+ * tensor i is no module's codes, or the family's table does not know it. row->rank may be 3 (all experts in one tensor); length is then 0. */
+bool fqi_quant_row(const fq_ckpt *c, size_t i, fqi_bound *out, int64_t length[2]);
 /* The module whose codes are tensor i, which stands for a weight of shape [rows, cols]. FQ_E_INPUT, rules: "quantization-config",
  * "packed-parts", "packed-dtype", "packed-shape", "packed-bits", "packed-group", "packed-and-plain". */
 fq_status fqi_quant_module_find(const fq_ckpt *c, const fqi_quant_scheme *s, size_t i, int64_t rows, int64_t cols, fqi_quant_module *out, fq_err *e);

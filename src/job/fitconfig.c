@@ -90,7 +90,13 @@ static fq_status add_group(edits *x, const fqi_config *c, const char *file, int6
     return fqi_fail(e, FQ_E_INPUT, FQI_FILE(file), "regroup", "found no group_size in quantization_config, expected one to change");
 }
 
-fq_status fqi_fit_quantize_config(const char *dir, int64_t group, char **out, size_t *n, fq_err *e)
+/* Only where it is said: what says nothing is read as false. */
+static void add_desc_act(edits *x, const fqi_config *c, const char *value)
+{
+    if (value && json_is_boolean(json_object_get(json_object_get(c->root, "quantization_config"), "desc_act"))) add(x, "quantization_config.desc_act", value);
+}
+
+fq_status fqi_fit_quantize_config(const char *dir, const fqi_fit_quant *quant, char **out, size_t *n, fq_err *e)
 {
     char value[32], *path = fqi_path_join(dir, "quantize_config.json"), *text = NULL;
     size_t length;
@@ -101,9 +107,12 @@ fq_status fqi_fit_quantize_config(const char *dir, int64_t group, char **out, si
     json_t *root = NULL;
     if (s == FQ_OK && text) s = fqi_json_parse(text, length, path, &root, e);
     if (s == FQ_OK && text) {
-        snprintf(value, sizeof value, "%lld", (long long)group);
-        const fqi_edit edit = { .path = "group_size", .value = value };
-        if (json_is_integer(json_object_get(root, "group_size"))) s = fqi_json_edit(text, length, path, &edit, 1, out, n, e);
+        fqi_edit edit[2];
+        size_t n_edit = 0;
+        snprintf(value, sizeof value, "%lld", (long long)quant->group);
+        if (quant->group && json_is_integer(json_object_get(root, "group_size"))) edit[n_edit++] = (fqi_edit){ .path = "group_size", .value = value };
+        if (quant->desc_act && json_is_boolean(json_object_get(root, "desc_act"))) edit[n_edit++] = (fqi_edit){ .path = "desc_act", .value = quant->desc_act };
+        if (n_edit > 0) s = fqi_json_edit(text, length, path, edit, n_edit, out, n, e);
     }
     json_decref(root);
     free(text);
@@ -111,7 +120,7 @@ fq_status fqi_fit_quantize_config(const char *dir, int64_t group, char **out, si
     return s;
 }
 
-fq_status fqi_fit_config(const fqi_config *c, const char *file, const fq_model *fitted, bool as_llama, int64_t group, char **out, size_t *n, fq_err *e)
+fq_status fqi_fit_config(const fqi_config *c, const char *file, const fq_model *fitted, bool as_llama, const fqi_fit_quant *quant, char **out, size_t *n, fq_err *e)
 {
     const fq_model *m = &c->model;
     edits *x = calloc(1, sizeof *x);
@@ -127,7 +136,8 @@ fq_status fqi_fit_config(const fqi_config *c, const char *file, const fq_model *
     };
     for (size_t i = 0; i < sizeof length / sizeof length[0]; i++) add_int(x, c, length[i].field, length[i].real, length[i].pad);
     if (as_llama) add_llama(x, c);
-    fq_status s = group ? add_group(x, c, file, group, e) : FQ_OK;
+    fq_status s = quant && quant->group ? add_group(x, c, file, quant->group, e) : FQ_OK;
+    if (quant) add_desc_act(x, c, quant->desc_act);
     if (s == FQ_OK) s = fqi_json_edit(c->text, c->n_text, file, x->edit, x->n, out, n, e);
     free(x);
     return s;

@@ -73,6 +73,7 @@ static fq_status plan_fit(asking *j, fq_err *e)
     fq_plan *p = NULL;
     fq_model m = j->f->ckpt->info.model;
     if (j->f->group_new) m.quant_group_size = (int)j->f->group_new;
+    if (j->f->quant.desc_act) m.quant_desc_act = false;
     FQI_TRY(fq_plan_create(&m, &r, &p, e));
     fq_status s = fq_plan_joint_fit(p, &j->f->fit, e);
     fq_plan_free(p);
@@ -108,6 +109,18 @@ static fq_status choose_group(asking *j, fq_err *e)
     return FQ_OK;
 }
 
+/* What engines are told is for all modules: desc_act stays while any of them has an order. compressed-tensors says by "actorder" that g_idx is stored, which
+ * it still is. */
+static fq_status choose_fold(asking *j, fq_err *e)
+{
+    const fq_model *m = &j->f->ckpt->info.model;
+    if (!j->o->fold_order || j->mode != FQI_FITTING_PAD) return FQ_OK;
+    FQI_TRY(fqi_fold_find(j->f->ckpt, j->run, &j->f->fold, e));
+    if (j->f->fold.n_mlp == 0) say(j->run, FQ_LOG_WARN, "no down_proj has a g_idx out of the order of its channels: --fold-order changes nothing");
+    else if (j->f->fold.n_left == 0 && m->quant == FQ_QUANT_GPTQ && m->quant_desc_act) j->f->quant.desc_act = "false";
+    return FQ_OK;
+}
+
 static fq_status choose_fit(asking *j, fq_err *e)
 {
     const fq_pad_options *o = j->o;
@@ -115,6 +128,8 @@ static fq_status choose_fit(asking *j, fq_err *e)
     fq_fit asked = o->fit;
     fqi_fit_normalize(m, &asked);
     FQI_TRY(choose_group(j, e));
+    j->f->quant.group = j->f->group_new;
+    FQI_TRY(choose_fold(j, e));
     if (o->n_tp > 0) FQI_TRY(plan_fit(j, e));
     override(&j->f->fit.intermediate_size_pad, asked.intermediate_size_pad);
     override(&j->f->fit.moe_intermediate_size_pad, asked.moe_intermediate_size_pad);
@@ -126,6 +141,7 @@ static fq_status choose_fit(asking *j, fq_err *e)
     if (!same_or_zero(j->f->fit.vocab_size_pad, m->vocab_size) && asked.vocab_size_pad == 0 && !o->vocab)
         return fqi_fail(e, FQ_E_USAGE, FQI_FILE(o->source), "vocab", "found vocab_size %lld, expected %lld for these GPU counts; --vocab allows it (the added logits are exactly 0)", (long long)m->vocab_size, (long long)j->f->fit.vocab_size_pad);
     fqi_model_fitted(m, &j->f->fit, &j->f->fitted);
+    if (j->f->quant.desc_act) j->f->fitted.quant_desc_act = false;
     j->f->layout = (fqi_layout){ .kind = o->layout, .group = o->group_size > 0 ? o->group_size : DEFAULT_GROUP };
     fqi_quant_scheme scheme;
     FQI_TRY(fqi_quant_scheme_read(j->f->ckpt, &scheme, e));
@@ -200,7 +216,7 @@ static bool same_naming(const fqi_naming *a, const fqi_naming *b)
 static fq_status check_change(const asking *j, fq_err *e)
 {
     j->f->changes = true;
-    if (!fit_is_identity(&j->f->ckpt->info.model, &j->f->fit) || j->f->as_llama || j->f->group_new || !same_naming(&j->f->ckpt->naming, &j->f->to)) return FQ_OK;
+    if (!fit_is_identity(&j->f->ckpt->info.model, &j->f->fit) || j->f->as_llama || j->f->group_new || j->f->fold.n_mlp > 0 || !same_naming(&j->f->ckpt->naming, &j->f->to)) return FQ_OK;
     j->f->changes = false;
     if (j->mode == FQI_FITTING_QUANTIZE) return FQ_OK;
     return fqi_fail(e, FQ_E_USAGE, FQI_FILE(j->o->source), "nothing-to-pad", "found lengths and names that fit as they are, expected something to change");
@@ -257,7 +273,7 @@ fq_status fqi_fitting_make(const fq_pad_options *o, fqi_fitting_mode mode, const
     FQI_TRY(check_change(&j, e));
     FQI_TRY(check_head_dim(&j, e));
     FQI_TRY(fqi_maps_create(&out->ckpt->info.model, &out->fit, &out->layout, &out->maps, e));
-    return fqi_parts_create(out->ckpt, &(fqi_parts_request){ .maps = &out->maps, .regroup = out->group_new }, &out->parts, e);
+    return fqi_parts_create(out->ckpt, &(fqi_parts_request){ .maps = &out->maps, .regroup = out->group_new, .fold = &out->fold }, &out->parts, e);
 }
 
 void fqi_fitting_free(fqi_fitting *f)
@@ -265,6 +281,7 @@ void fqi_fitting_free(fqi_fitting *f)
     for (size_t i = 0; i < f->n_zeros && f->zeros; i++) free(f->zeros[i]);
     free(f->zeros);
     fqi_parts_free(&f->parts);
+    fqi_fold_free(&f->fold);
     fqi_maps_free(&f->maps);
     fq_ckpt_close(f->ckpt);
     *f = (fqi_fitting){ 0 };

@@ -4,6 +4,7 @@
 #define FITQ_JOB_FITTING_H
 
 #include "checkpoint/catalogue.h"
+#include "job/fitconfig.h"
 #include "job/mapping.h"
 #include "job/outplan.h"
 
@@ -13,7 +14,9 @@ typedef struct fqi_fitting {
     fq_model fitted;
     fqi_layout layout;
     fqi_maps maps;
+    fqi_fold fold;               /* MLPs whose channels go into the order of their groups first */
     fqi_parts parts;             /* of weights that are quantized already */
+    fqi_fit_quant quant;         /* what config.json will say of them */
     fqi_naming to;
     bool as_llama;
     int64_t group_old, group_new;   /* regrouped; 0: not */

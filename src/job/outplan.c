@@ -123,10 +123,14 @@ static fq_status plan_tensor(const fqi_outplan_request *r, size_t i, const fqi_m
         return FQ_OK;
     }
     if (!(t->name = fqi_arena_strdup(&p->arena, name))) return fqi_fail_nomem(e, "tensor table");
-    const fqi_part_plan *part = r->parts && r->parts->of && r->parts->of[i].module != FQI_NO_PART ? &r->parts->of[i] : NULL;
+    const fqi_part_plan *part = fqi_parts_of(r->parts, i);
     t->changed = part ? take_part(part, t) : fqi_maps_of_row(r->maps, b->row, t->map);
     for (int d = 0; d < t->rank; d++) {
         const fqi_map *m = t->map[d];
+        if (t->computed) {
+            t->shape_pad[d] = part->shape_new[d];
+            continue;
+        }
         if (m && m->n_old != src->shape[d])
             return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(file, fqi_escape(shown, src->name)), "tensor-shape", "found %lld in dimension %d, expected %lld (%s)",
                             (long long)src->shape[d], d, (long long)m->n_old, b->row ? fqi_axis_name((fqi_axis)b->row->dim[d].axis) : "a part of a quantized module");
@@ -364,6 +368,7 @@ uint64_t fqi_outplan_hash(const fqi_outplan *p)
         XXH3_64bits_update(&st, place, sizeof place);
         XXH3_64bits_update(&st, t->shape_pad, t->rank * sizeof t->shape_pad[0]);
         if (t->changed) XXH3_64bits_update(&st, t->fill, sizeof t->fill);
+        if (t->computed) XXH3_64bits_update(&st, "computed", sizeof "computed");   /* how is in the maps of the tensors beside it */
         for (int d = 0; d < t->rank; d++)
             if (t->map[d]) XXH3_64bits_update(&st, t->map[d]->run, t->map[d]->n_run * sizeof(fqi_run));
     }

@@ -19,7 +19,8 @@ typedef struct pad_job {
     fqi_fitting f;
     fqi_outplan plan;
     char *config; size_t n_config;
-    char *quantize_config; size_t n_quantize_config;   /* with another group_size; NULL: none, or copied like other files */
+    char *quantize_config; size_t n_quantize_config;   /* with another group_size or desc_act; NULL: none, or copied like other files */
+    uint64_t order_hash;           /* of fitq.order */
 } pad_job;
 
 /* ---- doing it ---- */
@@ -34,8 +35,20 @@ static fq_status prepare(pad_job *j, fq_err *e)
     };
     FQI_TRY(fqi_outplan_create(&r, &j->plan, e));
     FQI_TRY(fqi_fitting_check_names(&j->f, j->o, &j->plan, e));
-    if (j->f.group_new) FQI_TRY(fqi_fit_quantize_config(j->f.ckpt->dir, j->f.group_new, &j->quantize_config, &j->n_quantize_config, e));
-    return fqi_fit_config(&j->f.ckpt->config, j->o->source, &j->f.fitted, j->f.as_llama, j->f.group_new, &j->config, &j->n_config, e);
+    if (j->f.group_new || j->f.quant.desc_act) FQI_TRY(fqi_fit_quantize_config(j->f.ckpt->dir, &j->f.quant, &j->quantize_config, &j->n_quantize_config, e));
+    return fqi_fit_config(&j->f.ckpt->config, j->o->source, &j->f.fitted, j->f.as_llama, &j->f.quant, &j->config, &j->n_config, e);
+}
+
+static const fqi_map *axis_map(void *user, uint8_t axis)
+{
+    const fqi_map *m = &((const pad_job *)user)->f.maps.map[axis];
+    return m->n_run > 0 ? m : NULL;
+}
+
+static fq_status write_order(void *user, const char *dir, fq_err *e)
+{
+    pad_job *j = user;
+    return j->f.fold.n_mlp > 0 ? fqi_fold_write(&j->f.fold, dir, j->run, axis_map, j, &j->order_hash, e) : FQ_OK;
 }
 
 static fq_status print_provenance(void *user, const fqi_hash128 *source_hash, char **text, size_t *n, fq_err *e)
@@ -48,7 +61,7 @@ static fq_status print_provenance(void *user, const fqi_hash128 *source_hash, ch
         if (j->plan.tensor[i].src) t[n_tensor++] = (fqi_prov_tensor){ .name = j->plan.tensor[i].name, .source_hash = source_hash[i], .source_shard = j->plan.tensor[i].src->shard, .dtype = (fq_dtype)j->plan.tensor[i].dtype };
     fqi_prov_write w = {
         .layout = fqi_layout_name[j->f.layout.kind], .group_size = j->f.layout.group, .model = &j->f.ckpt->info.model, .fit = &j->f.fit,
-        .maps = &j->f.maps, .group_old = j->f.group_old, .group_new = j->f.group_new, .from = &j->f.ckpt->naming, .to = &j->f.to, .added = (const char *const *)j->f.zeros, .n_added = j->f.n_zeros,
+        .maps = &j->f.maps, .group_old = j->f.group_old, .group_new = j->f.group_new, .n_folded = (int64_t)j->f.fold.n_mlp, .order_hash = j->order_hash, .from = &j->f.ckpt->naming, .to = &j->f.to, .added = (const char *const *)j->f.zeros, .n_added = j->f.n_zeros,
         .shard = j->f.ckpt->shard, .n_shard = j->f.ckpt->n_shard,
         .config_source = j->f.ckpt->config.text, .config_target = j->config, .tensor = t, .n_tensor = n_tensor,
     };
@@ -95,7 +108,8 @@ static void report(const pad_job *j, const fqi_write_result *w, double seconds, 
         .n_tensor = j->plan.n_tensor, .n_tensor_changed = j->plan.n_changed, .n_tensor_added = j->plan.n_added,
         .n_shard = j->plan.n_shard, .bytes = j->plan.bytes, .bytes_pad = j->plan.bytes_pad,
         .file_bytes = w->file_bytes, .peak_memory_bytes = w->peak_memory_bytes, .resumed_bytes = w->resumed_bytes,
-        .exact_bits = keeps_indices(&j->f.maps),
+        .exact_bits = j->f.fold.n_mlp == 0 && keeps_indices(&j->f.maps),
+        .n_folded = j->f.fold.n_mlp, .n_order_left = j->f.fold.n_left,
         .seconds = seconds,
     };
 }
@@ -109,7 +123,7 @@ static fq_status run_job(pad_job *j, fq_pad_report *out, fq_err *e)
     fqi_write_request w = {
         .extra = &extra, .n_extra = j->quantize_config != NULL, .ckpt = j->f.ckpt, .plan = &j->plan, .parts = &j->f.parts, .target = j->o->target, .overwrite = j->o->overwrite, .resume = j->o->resume,
         .run = j->run, .phase = "pad", .config = j->config, .n_config = j->n_config,
-        .provenance = print_provenance, .user = j,
+        .files = write_order, .provenance = print_provenance, .user = j,
     };
     if (j->o->dry_run) {
         FQI_TRY(fqi_write_estimate(&w, &result, e));

@@ -7,7 +7,10 @@
 
 #include "base/checked.h"
 #include "base/mem.h"
+#include "checkpoint/fields.h"
 #include "checkpoint/packed.h"
+
+#define FOLD_BYTES ((uint64_t)128 << 20)   /* rows that are held of a tensor whose rows are wanted in any order: all of a 72B model's down_proj */
 
 /* A map that follows from an axis' map. Few: axes x units. */
 typedef struct fqi_parts_map { const fqi_map *axis; int64_t length; fqi_unit unit; int64_t now, next; fqi_map map; } derived;   /* axis NULL: identity of that length */
@@ -15,6 +18,7 @@ typedef struct fqi_parts_map { const fqi_map *axis; int64_t length; fqi_unit uni
 typedef struct making {
     fqi_parts *p;
     const fqi_maps *maps, *forward;
+    const fqi_fold *fold;
     int64_t regroup;
     fqi_quant_scheme scheme;
 } making;
@@ -25,8 +29,10 @@ typedef struct looking {
     fqi_parts_module *m;
     const fqi_map *axis[2], *forward[2];
     fqi_quant_size old, new;    /* of the forward maps */
-    bool ordered;               /* g_idx is another than k / group */
+    bool ordered;               /* g_idx is another than k / group, and stays so */
     bool regroups;
+    const fqi_fold_mlp *fold;   /* the channels of dimension fold_k (1: K) go in this order; NULL: as they are */
+    int fold_k;
 } looking;
 
 static const char *module_name(const looking *l, char shown[FQI_NAME_MAX + 1])
@@ -149,29 +155,14 @@ static fq_status check_zeros(const looking *l, fq_err *e)
 
 /* ---- g_idx --------------------------------------------------------------------------------------------------------- */
 
-static fq_status read_order(const fq_ckpt *c, const fq_run *run, const fqi_tensor *t, uint32_t **out, fq_err *e)
-{
-    fqi_file f;
-    *out = fqi_calloc((size_t)t->shape[0], sizeof **out);
-    if (!*out) return fqi_fail_nomem(e, "order of channels");
-    fq_status s = fqi_ckpt_open_shard(c, t->shard, run ? run->io : FQ_IO_BUFFERED, &f, e);
-    if (s == FQ_OK) {
-        s = fqi_file_read(&f, *out, (size_t)t->bytes, t->off, e);
-        fqi_file_close(&f);
-    }
-    if (s == FQ_OK) return FQ_OK;
-    free(*out);
-    *out = NULL;
-    return s;
-}
-
 static fq_status look_at_order(looking *l, fq_err *e)
 {
     const fqi_tensor *t = l->m->now.part[FQI_PART_ORDER];
     const fqi_quant_size *s = &l->m->now.size;
+    const bool folds = l->fold && l->fold_k == 1;
     uint32_t *group;
-    if (!t || (!l->axis[1] && !l->regroups)) return FQ_OK;
-    FQI_TRY(read_order(l->j->p->ckpt, NULL, t, &group, e));
+    if (!t || (!l->axis[1] && !l->regroups && !folds)) return FQ_OK;
+    FQI_TRY(fqi_order_read(l->j->p->ckpt, NULL, t, &group, e));
     fq_status status = FQ_OK;
     for (int64_t k = 0; k < s->cols; k++) {
         l->ordered = l->ordered || group[k] != (uint32_t)(k / s->group_cols);
@@ -180,6 +171,9 @@ static fq_status look_at_order(looking *l, fq_err *e)
                               (int32_t)group[k], k, s->cols / s->group_cols - 1);
     }
     free(group);
+    if (status == FQ_OK && folds && l->j->forward && l->ordered)
+        status = fqi_fail(e, FQ_E_DIFFERS, FQI_TENSOR(l->j->p->ckpt->shard[t->shard].path, t->name), "packed-order", "found channels out of the order of their groups, expected them in order, as fitq wrote them");
+    if (folds) l->ordered = false;
     return status;
 }
 
@@ -202,6 +196,26 @@ static fqi_quant_size size_with(const looking *l, int64_t rows, int64_t cols)
 static int64_t length_after(const fqi_map *m, int64_t n) { return m ? m->n_new : n; }
 static int64_t length_before(const fqi_map *m, int64_t n) { return m ? m->n_old : n; }
 
+/* A dimension that has the channels of a folded MLP: elements, or words of them. */
+static fq_status plan_fold(const looking *l, fqi_part part, int d, fqi_part_plan *x, fq_err *e)
+{
+    const fqi_quant_module *q = &l->m->now;
+    const fqi_part_dim dim = q->form->part[part].dim[d];
+    const fqi_tensor *t = q->part[part];
+    const fqi_quant_size *new = &l->m->size_new;
+    const int64_t before = l->fold_k ? q->size.cols : q->size.rows, after = l->fold_k ? new->cols : new->rows, word = dim.unit == FQI_UNIT_WORD ? 32 / q->size.bits : 1;
+    char shown[FQI_NAME_MAX + 1];
+    if (dim.unit == FQI_UNIT_GROUP || before % word != 0 || after % word != 0 || 32 % q->size.bits != 0)
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "fold-order", "module %s: found %s, expected channels that can be put in another order one by one", module_name(l, shown),
+                        dim.unit == FQI_UNIT_GROUP ? "blocks of channels that share a scale" : "words that are not full");
+    x->fold = l->fold;
+    x->fold_dim = (int8_t)d;
+    x->computed = true;
+    x->shape_new[d] = fqi_part_count(dim, new, after);
+    if (fqi_part_count(dim, &q->size, before) == t->shape[d]) return FQ_OK;
+    return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(l->j->p->ckpt->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " in dimension %d, expected %" PRId64, t->shape[d], d, fqi_part_count(dim, &q->size, before));
+}
+
 static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e)
 {
     fqi_parts *p = l->j->p;
@@ -216,6 +230,10 @@ static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e
         const int k = dim.along == FQI_ALONG_K;
         x->shape_new[d] = t->shape[d];
         const bool regrouped = l->regroups && k && dim.unit == FQI_UNIT_GROUP;
+        if (l->fold && dim.along != FQI_ALONG_NONE && k == l->fold_k && part != FQI_PART_ORDER && !(k && dim.unit == FQI_UNIT_GROUP)) {   /* groups of inputs are in order afterwards */
+            FQI_TRY(plan_fold(l, part, d, x, e));
+            continue;
+        }
         if (dim.along == FQI_ALONG_NONE || (!l->axis[k] && !regrouped)) continue;
         if (dim.unit == FQI_UNIT_ELEMENT) x->map[d] = l->axis[k];
         else FQI_TRY(derive(l, dim, &x->map[d], e));
@@ -223,8 +241,8 @@ static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e
         if (x->map[d]->n_old != t->shape[d])
             return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(p->ckpt->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " in dimension %d, expected %" PRId64, t->shape[d], d, x->map[d]->n_old);
     }
-    x->computed = (l->axis[0] || l->axis[1]) && part == FQI_PART_SHAPE;
-    if (part == FQI_PART_ORDER && (l->axis[1] || l->regroups)) x->computed = !(l->ordered && l->j->forward);   /* going back, old channels have their old groups */
+    x->computed = x->fold || ((l->axis[0] || l->axis[1]) && part == FQI_PART_SHAPE);
+    if (part == FQI_PART_ORDER && (l->axis[1] || l->regroups || l->m->fold_inputs)) x->computed = !(l->ordered && l->j->forward);   /* going back, old channels have their old groups */
     return FQ_OK;
 }
 
@@ -264,13 +282,13 @@ static fq_status plan_module(looking *l, uint32_t module, fq_err *e)
 {
     const fqi_quant_module *q = &l->m->now;
     char shown[FQI_NAME_MAX + 1];
-    const bool changes = l->axis[0] || l->axis[1];
+    const bool changes = l->axis[0] || l->axis[1] || l->fold;
     l->regroups = l->j->regroup != 0 && !q->form->floats;
     if (changes && !q->form->floats && q->size.bits == 3)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-bits", "module %s: found 3 bits, whose codes straddle words, expected 2, 4 or 8", module_name(l, shown));
     FQI_TRY(look_at_order(l, e));
     if (l->regroups && l->ordered)
-        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-order", "module %s: found a g_idx that is not in the order of channels, expected one that is: its groups cannot be made smaller", module_name(l, shown));
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-order", "module %s: found a g_idx that is not in the order of channels, expected one that is: its groups cannot be made smaller (--fold-order puts those of down_proj in order)", module_name(l, shown));
     fqi_quant_size other = size_with(l, (l->j->forward ? length_before : length_after)(l->forward[0], q->size.rows),
                                            (l->j->forward ? length_before : length_after)(l->forward[1], q->size.cols));
     if (l->regroups) other.group_cols = l->j->regroup > 0 ? l->j->regroup : other.cols;
@@ -281,40 +299,55 @@ static fq_status plan_module(looking *l, uint32_t module, fq_err *e)
     l->old = l->j->forward ? other : q->size;
     l->new = l->j->forward ? q->size : other;
     l->m->size_new = other;
+    l->m->group_forward = l->old.group_cols;
     FQI_TRY(check_zeros(l, e));
     for (int part = FQI_PART_CODES; part < FQI_PART_OTHER; part++)
         if (q->part[part]) FQI_TRY(plan_part(l, module, (fqi_part)part, e));
     return FQ_OK;
 }
 
-/* The row of M.weight: bound as it is (FP8), or through the module. */
-static bool row_of_codes(const fq_ckpt *c, size_t i, fqi_bound *out)
-{
-    *out = c->bound[i];
-    if (out->row) return true;
-    return c->config.family && out->canonical && fqi_packed_bind(c->config.family, &c->naming, c->tensor[i].name, out) && out->row;
-}
-
-static fq_status add_module(making *j, size_t i, const fqi_row *row, fq_err *e)
+static fq_status add_module(making *j, size_t i, const fqi_bound *b, const int64_t length[2], fq_err *e)
 {
     fqi_parts *p = j->p;
     const fq_ckpt *c = p->ckpt;
     const fqi_map *axis[FQ_MAX_RANK], *forward[FQ_MAX_RANK];
-    int64_t length[2];
-    if (row->rank != 2)
-        return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(c->shard[c->tensor[i].shard].path, c->tensor[i].name), "quantized", "found codes of %d dimensions, expected those of a linear layer: all experts in one tensor are not read", row->rank);
-    for (int d = 0; d < 2; d++) {
-        length[d] = fqi_axis_length(&c->config.model, (fqi_axis)row->dim[d].axis);
-        if (row->dim[d].parts > 1 && !fqi_mul_i64(length[d], row->dim[d].parts, &length[d])) length[d] = 0;
-    }
+    int fold_dim = 0;
+    if (b->row->rank != 2)
+        return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(c->shard[c->tensor[i].shard].path, c->tensor[i].name), "quantized", "found codes of %d dimensions, expected those of a linear layer: all experts in one tensor are not read", b->row->rank);
     fqi_parts_module *m = &p->module[p->n_module];
     FQI_TRY(fqi_quant_module_find(c, &j->scheme, i, length[0], length[1], &m->now, e));
-    fqi_maps_of_row(j->maps, row, axis);
-    fqi_maps_of_row(j->forward ? j->forward : j->maps, row, forward);
-    looking l = { .j = j, .m = m, .axis = { axis[0], axis[1] }, .forward = { forward[0], forward[1] } };
+    fqi_maps_of_row(j->maps, b->row, axis);
+    fqi_maps_of_row(j->forward ? j->forward : j->maps, b->row, forward);
+    m->fold = fqi_fold_of(j->fold, b, &fold_dim);
+    looking l = { .j = j, .m = m, .axis = { axis[0], axis[1] }, .forward = { forward[0], forward[1] }, .fold = m->fold, .fold_k = fold_dim };
     m->map[0] = axis[0];
     m->map[1] = axis[1];
+    m->fold_inputs = m->fold && fold_dim == 1;
     return plan_module(&l, (uint32_t)p->n_module++, e);
+}
+
+/* What has the channels of a folded MLP and is no part of a module: a bias, or a matrix that was left in 16 bits. */
+static fq_status add_plain(making *j, size_t i, fq_err *e)
+{
+    const fq_ckpt *c = j->p->ckpt;
+    const fqi_tensor *t = &c->tensor[i];
+    const fqi_bound *b = &c->bound[i];
+    fqi_part_plan *x = &j->p->of[i];
+    int dim = 0;
+    const fqi_fold_mlp *fold = fqi_fold_of(j->fold, b, &dim);
+    if (!fold) return FQ_OK;
+    if (b->row->dim[dim].parts > 1 || b->row->rank > 2 || b->row->rank != t->rank)
+        return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(c->shard[t->shard].path, t->name), "fold-order", "found gate and up in one tensor, or all experts, expected a matrix of one module");
+    *x = (fqi_part_plan){ .module = FQI_NO_PART, .computed = true, .fold = fold, .fold_dim = (int8_t)dim };
+    const fqi_map *axis[FQ_MAX_RANK];
+    fqi_maps_of_row(j->maps, b->row, axis);
+    for (int d = 0; d < t->rank; d++) {
+        x->shape_new[d] = axis[d] ? axis[d]->n_new : t->shape[d];
+        x->map[d] = d == dim ? NULL : axis[d];
+        if (axis[d] && axis[d]->n_old != t->shape[d])
+            return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(c->shard[t->shard].path, t->name), "tensor-shape", "found %" PRId64 " in dimension %d, expected %" PRId64, t->shape[d], d, axis[d]->n_old);
+    }
+    return FQ_OK;
 }
 
 static fq_status create(making *j, fq_err *e)
@@ -329,31 +362,12 @@ static fq_status create(making *j, fq_err *e)
     for (size_t i = 0; i < c->n_tensor; i++) p->of[i].module = FQI_NO_PART;
     for (size_t i = 0; i < c->n_tensor; i++) {
         fqi_bound b;
-        if (fqi_quant_is_codes(c, i, &n_module) && row_of_codes(c, i, &b)) FQI_TRY(add_module(j, i, b.row, e));
+        int64_t length[2];
+        if (fqi_quant_row(c, i, &b, length)) FQI_TRY(add_module(j, i, &b, length, e));
     }
+    for (size_t i = 0; i < c->n_tensor; i++)
+        if (p->of[i].module == FQI_NO_PART) FQI_TRY(add_plain(j, i, e));
     return FQ_OK;
-}
-
-fq_status fqi_parts_create(const fq_ckpt *c, const fqi_parts_request *r, fqi_parts *out, fq_err *e)
-{
-    making j = { .p = out, .maps = r->maps, .forward = r->forward, .regroup = r->regroup };
-    *out = (fqi_parts){ .ckpt = c };
-    if (c->info.model.quant == FQ_QUANT_NONE || !c->bound) return FQ_OK;
-    FQI_TRY(fqi_quant_scheme_read(c, &j.scheme, e));
-    return create(&j, e);
-}
-
-void fqi_parts_free(fqi_parts *p)
-{
-    if (!p) return;
-    for (size_t i = 0; i < p->n_derived; i++) {
-        fqi_map_free(&p->derived[i]->map);
-        free(p->derived[i]);
-    }
-    free(p->derived);
-    free(p->of);
-    free(p->module);
-    *p = (fqi_parts){ 0 };
 }
 
 /* ---- computed parts ------------------------------------------------------------------------------------------------ */
@@ -365,9 +379,10 @@ static fq_status moved_order(const fqi_parts *p, const fq_run *run, const fqi_pa
     const int64_t g = m->now.size.group_cols, n_group = m->now.size.cols / g;
     uint32_t *old;
     int64_t at = 0, n_empty = 0;
-    FQI_TRY(read_order(p->ckpt, run, t, &old, e));
+    FQI_TRY(fqi_order_read(p->ckpt, run, t, &old, e));
     bool ordered = false;
     for (int64_t k = 0; k < m->now.size.cols; k++) ordered = ordered || old[k] != (uint32_t)(k / g);
+    ordered = ordered && !m->fold_inputs;
     for (; !m->map[1] && at < m->size_new.cols; at++) group[at] = (uint32_t)(at / m->size_new.group_cols);
     for (size_t i = 0; m->map[1] && i < m->map[1]->n_run; i++)
         for (int64_t k = 0; k < m->map[1]->run[i].count; k++, at++) {
@@ -379,27 +394,169 @@ static fq_status moved_order(const fqi_parts *p, const fq_run *run, const fqi_pa
     return FQ_OK;
 }
 
+static const fqi_map *forward_map(const fqi_parts *p, const fqi_fold_mlp *x)
+{
+    const fqi_map *m = &p->forward->map[x->axis];
+    return m->n_run > 0 ? m : NULL;
+}
+
 static fq_status make_order(const fqi_parts *p, const fq_run *run, const fqi_parts_module *m, uint64_t off, unsigned char *out, size_t n, fq_err *e)
 {
-    uint32_t *group = fqi_calloc((size_t)m->size_new.cols, sizeof *group);
-    if (!group) return fqi_fail_nomem(e, "order of channels");
-    const fq_status s = moved_order(p, run, m, group, e);
+    uint32_t *group = NULL;
+    int64_t n_group = m->size_new.cols;
+    fq_status s;
+    if (m->fold_inputs && p->fold->file) {
+        s = fqi_fold_order(p->fold, m->fold, forward_map(p, m->fold), m->group_forward, &group, &n_group, e);
+    } else {
+        group = fqi_calloc((size_t)m->size_new.cols, sizeof *group);
+        s = group ? moved_order(p, run, m, group, e) : fqi_fail_nomem(e, "order of channels");
+    }
     if (s == FQ_OK) memcpy(out, (unsigned char *)group + off, n);
     free(group);
     return s;
 }
 
-fq_status fqi_parts_make(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
+static void make_shape(const fqi_parts *p, const fqi_parts_module *m, size_t i, uint64_t off, unsigned char *out, size_t n)
 {
-    const fqi_part_plan *x = &p->of[i];
-    const fqi_parts_module *m = &p->module[x->module];
-    if (x->part == FQI_PART_ORDER) return make_order(p, run, m, off, out, n, e);
     unsigned char both[16];
     const size_t size = fq_dtype_bits((fq_dtype)p->ckpt->tensor[i].dtype) / 8;
     const int64_t shape[2] = { m->size_new.rows, m->size_new.cols };
     for (size_t d = 0; d < 2; d++) memcpy(both + d * size, &shape[d], size);   /* little-endian: the low half of an I64 is the I32 */
     memcpy(out, both + off, n);
+}
+
+/* ---- channels in another order ------------------------------------------------------------------------------------- */
+
+typedef struct fqi_parts_reader {
+    size_t tensor;              /* SIZE_MAX: none */
+    fqi_file file;
+    bool open;
+    fqi_fields *fields;
+    int32_t *of[2];
+} reader;
+
+static void end_tensor(reader *r)
+{
+    fqi_fields_close(r->fields);
+    if (r->open) fqi_file_close(&r->file);
+    free(r->of[0]);
+    free(r->of[1]);
+    *r = (reader){ .tensor = SIZE_MAX };
+}
+
+static void close_reader(reader *r)
+{
+    if (r) end_tensor(r);
+    free(r);
+}
+
+/* A map that a part has beside the fold (scales of smaller groups) as the indices that it stands for. */
+static fq_status expand(const fqi_map *m, int32_t **out, fq_err *e)
+{
+    int64_t at = 0;
+    if (m->n_old > INT32_MAX || !(*out = fqi_calloc((size_t)m->n_new + 1, sizeof **out))) return fqi_fail_nomem(e, "maps of parts");
+    for (size_t i = 0; i < m->n_run; i++)
+        for (int64_t k = 0; k < m->run[i].count; k++) (*out)[at++] = m->run[i].src < 0 ? -1 : (int32_t)(m->run[i].src + k);
     return FQ_OK;
+}
+
+static fq_status begin_dim(const fqi_parts *p, const fq_run *run, size_t i, int d, fqi_fields_axis *out, reader *r, fq_err *e)
+{
+    const fqi_part_plan *x = &p->of[i];
+    const fqi_tensor *t = &p->ckpt->tensor[i];
+    const fqi_parts_module *m = x->module == FQI_NO_PART ? NULL : &p->module[x->module];
+    const int at = t->rank == 1 ? 1 : d;   /* a bias is one row */
+    fqi_fields_axis a = { .n = t->shape[d], .n_old = t->shape[d], .per_word = 1 };
+    if (d == x->fold_dim) {
+        if (m && m->now.form->part[x->part].dim[d].unit == FQI_UNIT_WORD) a.per_word = 32u / (unsigned)m->now.size.bits;
+        a.n_old = t->shape[d] * a.per_word;
+        FQI_TRY(fqi_fold_channels(p->fold, x->fold, forward_map(p, x->fold), run, &r->of[at], &a.n, e));
+    } else if (x->map[d]) {
+        FQI_TRY(expand(x->map[d], &r->of[at], e));
+        a.n = x->map[d]->n_new;
+    }
+    a.of = r->of[at];
+    *out = a;
+    return FQ_OK;
+}
+
+uint64_t fqi_parts_memory(const fqi_parts *p, const fq_run *run)
+{
+    uint64_t most = 0;
+    const uint64_t limit = run->memory_bytes ? run->memory_bytes / 4 : FOLD_BYTES;
+    for (size_t i = 0; p && p->of && i < p->ckpt->n_tensor; i++)
+        if (p->of[i].fold && p->ckpt->tensor[i].bytes > most) most = p->ckpt->tensor[i].bytes;
+    return most < limit ? most : limit;
+}
+
+static fq_status begin_tensor(const fqi_parts *p, const fq_run *run, size_t i, reader *r, fq_err *e)
+{
+    const fqi_part_plan *x = &p->of[i];
+    const fqi_tensor *t = &p->ckpt->tensor[i];
+    fqi_fields_request q = { .file = &r->file, .tensor = t, .axis = { [0] = { .n = 1, .n_old = 1, .per_word = 1 } }, .memory = fqi_parts_memory(p, run),
+                             .field = x->module == FQI_NO_PART ? NULL : p->module[x->module].now.form->field };
+    memcpy(q.fill, x->fill, sizeof q.fill);
+    end_tensor(r);
+    FQI_TRY(fqi_ckpt_open_shard(p->ckpt, t->shard, run->io, &r->file, e));
+    r->open = true;
+    for (int d = 0; d < t->rank; d++) FQI_TRY(begin_dim(p, run, i, d, &q.axis[t->rank == 1 ? 1 : d], r, e));
+    FQI_TRY(fqi_fields_open(&q, &r->fields, e));
+    r->tensor = i;
+    return FQ_OK;
+}
+
+static fq_status make_fold(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
+{
+    reader *r = p->reader;
+    if (r->tensor != i || off == 0) {
+        const fq_status s = begin_tensor(p, run, i, r, e);
+        if (s != FQ_OK) {
+            end_tensor(r);
+            return s;
+        }
+    }
+    return fqi_fields_read(r->fields, off, out, n, e);
+}
+
+const fqi_part_plan *fqi_parts_of(const fqi_parts *p, size_t i)
+{
+    return p && p->of && (p->of[i].module != FQI_NO_PART || p->of[i].computed) ? &p->of[i] : NULL;
+}
+
+fq_status fqi_parts_make(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
+{
+    const fqi_part_plan *x = &p->of[i];
+    if (x->fold) return make_fold(p, run, i, off, out, n, e);
+    if (x->part == FQI_PART_ORDER) return make_order(p, run, &p->module[x->module], off, out, n, e);
+    make_shape(p, &p->module[x->module], i, off, out, n);
+    return FQ_OK;
+}
+
+/* ---- the table ------------------------------------------------------------------------------------------------------ */
+
+fq_status fqi_parts_create(const fq_ckpt *c, const fqi_parts_request *r, fqi_parts *out, fq_err *e)
+{
+    making j = { .p = out, .maps = r->maps, .forward = r->forward, .regroup = r->regroup, .fold = r->fold };
+    *out = (fqi_parts){ .ckpt = c, .fold = r->fold, .forward = r->forward ? r->forward : r->maps };
+    if (c->info.model.quant == FQ_QUANT_NONE || !c->bound) return FQ_OK;
+    FQI_TRY(fqi_quant_scheme_read(c, &j.scheme, e));
+    if (!(out->reader = fqi_calloc(1, sizeof *out->reader))) return fqi_fail_nomem(e, "maps of parts");
+    out->reader->tensor = SIZE_MAX;
+    return create(&j, e);
+}
+
+void fqi_parts_free(fqi_parts *p)
+{
+    if (!p) return;
+    for (size_t i = 0; i < p->n_derived; i++) {
+        fqi_map_free(&p->derived[i]->map);
+        free(p->derived[i]);
+    }
+    close_reader(p->reader);
+    free(p->derived);
+    free(p->of);
+    free(p->module);
+    *p = (fqi_parts){ 0 };
 }
 
 void fqi_parts_units(const fqi_quant_scheme *s, int64_t *unit, int64_t *grain)

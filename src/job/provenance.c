@@ -105,6 +105,13 @@ static json_t *print_added(const fqi_prov_write *w)
 /* Set members steal their value; a NULL value or a failed set means out of memory. */
 static bool put(json_t *o, const char *key, json_t *value) { return value && json_object_set_new(o, key, value) == 0; }
 
+static bool put_folded(json_t *o, const fqi_prov_write *w)
+{
+    char hex[17];
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)w->order_hash);
+    return w->n_folded == 0 || put(o, "folded", json_pack("[I, s]", (json_int_t)w->n_folded, hex));
+}
+
 static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
 {
     char hex[17];
@@ -118,7 +125,7 @@ static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
            put(o, "added", print_added(w)) && put(o, "source_shards", print_shards(w)) &&
            put(o, "config_source", json_string(w->config_source)) && put(o, "config_xxh3", json_string(hex)) &&
            (w->group_new == 0 || put(o, "regrouped", json_pack("[I, I]", (json_int_t)w->group_old, (json_int_t)w->group_new))) &&
-           put(o, "tensors", print_tensors(w)) && (!w->quantization || json_object_set(o, "quantization", w->quantization) == 0);
+           put_folded(o, w) && put(o, "tensors", print_tensors(w)) && (!w->quantization || json_object_set(o, "quantization", w->quantization) == 0);
 }
 
 /* The checksum is over the values, not the white space, so that a reformatted file is still the record. */
@@ -303,6 +310,15 @@ static fq_status read_text(const json_t *o, const char *file, fqi_prov *p, fq_er
     return p->config_source ? FQ_OK : fqi_fail_nomem(e, "fitq.json");
 }
 
+static fq_status read_folded(const json_t *a, const char *file, fqi_prov *p, fq_err *e)
+{
+    uint64_t hi;
+    const char *hex = json_string_value(json_array_get(a, 1));
+    if (!a) return FQ_OK;
+    p->n_folded = json_integer_value(json_array_get(a, 0));
+    return p->n_folded > 0 && hex && read_hex(hex, 16, &hi, &p->order_hash) ? FQ_OK : bad(e, file, "\"folded\" other than a number of MLPs and a hash");
+}
+
 /* A letter changed in config_source would otherwise become the restored config.json. */
 static fq_status check_seal(json_t *o, const char *file, fq_err *e)
 {
@@ -325,6 +341,7 @@ static fq_status read_all(json_t *o, const char *file, fqi_prov *p, fq_err *e)
     const json_t *naming = json_object_get(o, "naming");
     FQI_TRY(read_text(o, file, p, e));
     FQI_TRY(read_maps(json_object_get(o, "maps"), file, &p->maps, e));
+    FQI_TRY(read_folded(json_object_get(o, "folded"), file, p, e));
     FQI_TRY(read_naming(json_object_get(naming, "source"), file, &p->from, e));
     FQI_TRY(read_naming(json_object_get(naming, "target"), file, &p->to, e));
     FQI_TRY(read_added(json_object_get(o, "added"), file, p, e));

@@ -4,6 +4,7 @@
  *       "fit": { "intermediate_size": [29568, 29696] },
  *       "maps": { "intermediate_size": { "old": 29568, "new": 29696, "runs": "0:127 -:1 ..." } },
  *       "naming": { "source": {...}, "target": {...} },
+ *       "folded": [ MLPs whose channels were put in the order of their groups first, "XXH3-64 of fitq.order" ],      (job/fold.h; or not there)
  *       "added": [ "model.layers.0.self_attn.o_proj.bias" ],
  *       "source_shards": [ { "name": ..., "bytes": ..., "header_xxh3": ... } ],
  *       "config_source": "...the text of config.json as it was...", "config_xxh3": "of config.json as written",
@@ -37,6 +38,8 @@ typedef struct fqi_prov {
     fqi_prov_tensor *tensor; size_t n_tensor;       /* name order */
     const char **source_shard; size_t n_source_shard;   /* file names of the source, so that unpad can restore them */
     char *config_source; size_t n_config_source;
+    int64_t n_folded;               /* MLPs whose channels went into another order before the maps: the maps alone do not say where they are */
+    uint64_t order_hash;            /* of fitq.order, which says it */
     bool quantized;                 /* weights are not the source's any more: nothing can be undone */
     uint64_t config_hash;           /* XXH3-64 of config.json as fitq wrote it */
     fqi_arena arena;                /* owns the strings */
@@ -58,6 +61,7 @@ typedef struct fqi_prov_write {
     const char *layout;
     int64_t group_size;
     int64_t group_old, group_new;   /* of quantized weights that were regrouped, -1: one group a row; 0: they were not */
+    int64_t n_folded; uint64_t order_hash;
     const fq_model *model; const fq_fit *fit;
     const fqi_maps *maps;
     const fqi_naming *from, *to;

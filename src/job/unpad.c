@@ -17,6 +17,8 @@ typedef struct unpad_job {
     fq_ckpt *ckpt;
     fqi_prov prov;
     fqi_maps back;
+    fqi_fold fold;
+    fqi_fit_quant quant;         /* as it was */
     fqi_parts parts;
     fqi_outplan plan;
     char *config; size_t n_config;
@@ -50,7 +52,7 @@ static fq_status choose_config(unpad_job *j, fq_err *e)
     if (strcmp(before.model.model_type, now->model.model_type) != 0)
         s = fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "config-changed", "found a config.json that was edited after fitq wrote it as another architecture, expected it unchanged");
     else
-        s = fqi_fit_config(now, j->o->source, &before.model, false, j->prov.group_old, &j->config, &j->n_config, e);
+        s = fqi_fit_config(now, j->o->source, &before.model, false, &j->quant, &j->config, &j->n_config, e);
     if (s == FQ_OK && j->run->log)
         j->run->log(j->run->user, FQ_LOG_WARN, "config.json was edited after fitq wrote it: the lengths are set back, the edits are kept");
     fqi_config_free(&before);
@@ -95,6 +97,18 @@ static fq_status read_model(unpad_job *j, fq_err *e)
     return FQ_OK;
 }
 
+/* What the original said of its quantization. */
+static fq_status choose_quant(unpad_job *j, fq_err *e)
+{
+    fqi_config before;
+    j->quant.group = j->prov.group_old;
+    if (!j->prov.n_folded) return FQ_OK;
+    FQI_TRY(fqi_config_parse(j->prov.config_source, j->prov.n_config_source, FQI_PROV_FILE, &before, e));
+    if (before.model.quant_desc_act && !j->ckpt->info.model.quant_desc_act) j->quant.desc_act = "true";
+    fqi_config_free(&before);
+    return FQ_OK;
+}
+
 static fq_status prepare(unpad_job *j, fq_err *e)
 {
     FQI_TRY(fq_ckpt_open(j->o->source, j->run, &j->ckpt, e));
@@ -102,8 +116,10 @@ static fq_status prepare(unpad_job *j, fq_err *e)
     FQI_TRY(check_source(j, e));
     FQI_TRY(check_complete(j, e));
     FQI_TRY(fqi_maps_inverse(&j->prov.maps, &j->back, e));
-    FQI_TRY(fqi_parts_create(j->ckpt, &(fqi_parts_request){ .maps = &j->back, .forward = &j->prov.maps, .regroup = j->prov.group_old }, &j->parts, e));
-    if (j->prov.group_old) FQI_TRY(fqi_fit_quantize_config(j->ckpt->dir, j->prov.group_old, &j->quantize_config, &j->n_quantize_config, e));
+    if (j->prov.n_folded) FQI_TRY(fqi_fold_open(j->ckpt, j->prov.order_hash, &j->fold, e));
+    FQI_TRY(choose_quant(j, e));
+    FQI_TRY(fqi_parts_create(j->ckpt, &(fqi_parts_request){ .maps = &j->back, .forward = &j->prov.maps, .regroup = j->prov.group_old, .fold = &j->fold }, &j->parts, e));
+    if (j->quant.group || j->quant.desc_act) FQI_TRY(fqi_fit_quantize_config(j->ckpt->dir, &j->quant, &j->quantize_config, &j->n_quantize_config, e));
     FQI_TRY(choose_config(j, e));
     fqi_outplan_request r = {
         .ckpt = j->ckpt, .maps = &j->back, .parts = &j->parts, .from = &j->prov.to, .to = &j->prov.from,
@@ -152,6 +168,7 @@ fq_status fq_unpad(const fq_unpad_options *o, const fq_run *run, fq_pad_report *
     free(j.quantize_config);
     fqi_outplan_free(&j.plan);
     fqi_parts_free(&j.parts);
+    fqi_fold_free(&j.fold);
     fqi_maps_free(&j.back);
     fqi_prov_free(&j.prov);
     fq_ckpt_close(j.ckpt);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "job/compare.h"
+#include "job/outdir.h"
 #include "job/parts.h"
 #include "job/provenance.h"
 
@@ -23,6 +24,7 @@ typedef struct verify {
     bool fitted;                     /* B has a fitq.json, which is in prov */
     fqi_prov prov;
     const fqi_family *family;        /* of A, when fitted */
+    fqi_fold fold;                   /* of A, derived again, not taken from B */
     fqi_parts parts;                 /* of A under the maps, if it is quantized */
     bool *b_used;                    /* [b->n_tensor] */
     fqi_compare_item *item; size_t n_item;
@@ -81,7 +83,8 @@ static void differ_extra(verify *v, const fqi_tensor *b)
 
 /* ---- what must be compared with what ---- */
 
-static bool same_form(verify *v, const fqi_tensor *a, const fqi_tensor *b, const fqi_map *const *map)
+/* part: of A, if it is computed; NULL: the maps say it. */
+static bool same_form(verify *v, const fqi_tensor *a, const fqi_tensor *b, const fqi_map *const *map, const fqi_part_plan *part)
 {
     int64_t want[FQ_MAX_RANK];
     char found[256], expected[256];
@@ -94,14 +97,14 @@ static bool same_form(verify *v, const fqi_tensor *a, const fqi_tensor *b, const
     }
     bool same = a->rank == b->rank;
     for (int d = 0; d < a->rank; d++) {
-        if (map[d] && map[d]->n_old != a->shape[d]) {
+        if (!part && map[d] && map[d]->n_old != a->shape[d]) {
             fqi_fail(&e, FQ_E_DIFFERS, FQI_TENSOR(v->a->shard[a->shard].path, a->name), "tensor-shape",
                      "found dimension %d of %lld, expected %lld: %s was not made from this checkpoint", d, (long long)a->shape[d],
                      (long long)map[d]->n_old, v->b->info.path);
             differ(v, &e);
             return false;
         }
-        want[d] = map[d] ? map[d]->n_new : a->shape[d];
+        want[d] = part ? part->shape_new[d] : map[d] ? map[d]->n_new : a->shape[d];
         same = same && want[d] == b->shape[d];
     }
     if (same) return true;
@@ -136,8 +139,7 @@ static fq_status count_map(verify *v, const fqi_tensor *a, const fqi_map *const 
 
 static const fqi_part_plan *part_of(const verify *v, const fqi_tensor *a)
 {
-    const fqi_part_plan *x = v->parts.of ? &v->parts.of[a - v->a->tensor] : NULL;
-    return x && x->module != FQI_NO_PART ? x : NULL;
+    return fqi_parts_of(&v->parts, (size_t)(a - v->a->tensor));
 }
 
 static fq_status make_part(void *user, const fqi_compare_item *i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
@@ -181,7 +183,7 @@ static fq_status match_one(verify *v, const fqi_tensor *a, fq_err *e)
     const fqi_part_plan *part = part_of(v, a);
     i->computed = part && part->computed;
     if (part) memcpy(i->fill, part->fill, sizeof i->fill);
-    if (!same_form(v, a, i->b, i->map)) {
+    if (!same_form(v, a, i->b, i->map, i->computed ? part : NULL)) {
         v->report.n_element_missing += n_element(a);
         v->report.n_element_wrong += n_element(i->b);
         return FQ_OK;
@@ -283,6 +285,18 @@ static fq_status check_b(const fq_ckpt *b, fq_err *e)
     return FQ_OK;
 }
 
+/* The order follows from g_idx of A. The file that unpad will need is looked at too. */
+static fq_status check_order(verify *v, fq_err *e)
+{
+    fqi_fold stored;
+    fq_status s = fqi_fold_open(v->b, v->prov.order_hash, &stored, e);
+    const size_t n = stored.n_mlp;
+    fqi_fold_free(&stored);
+    if (s == FQ_OK) s = fqi_fold_find(v->a, v->run, &v->fold, e);
+    if (s != FQ_OK || n == v->fold.n_mlp) return s;
+    return fqi_fail(e, FQ_E_DIFFERS, FQI_FILE(v->b->info.path), "fitq-order", "found %zu MLPs with an order in %s, expected the %zu whose g_idx in %s has one", n, FQI_ORDER_FILE, v->fold.n_mlp, v->a->info.path);
+}
+
 static fq_status run_verify(verify *v, const char *a, const char *b, fq_err *e)
 {
     FQI_TRY(fq_ckpt_open(a, v->run, &v->a, e));
@@ -290,7 +304,8 @@ static fq_status run_verify(verify *v, const char *a, const char *b, fq_err *e)
     FQI_TRY(fq_ckpt_check(v->a, e));
     FQI_TRY(check_b(v->b, e));
     FQI_TRY(load_provenance(v, e));
-    if (v->fitted) FQI_TRY(fqi_parts_create(v->a, &(fqi_parts_request){ .maps = &v->prov.maps, .regroup = v->prov.group_new }, &v->parts, e));
+    if (v->prov.n_folded) FQI_TRY(check_order(v, e));
+    if (v->fitted) FQI_TRY(fqi_parts_create(v->a, &(fqi_parts_request){ .maps = &v->prov.maps, .regroup = v->prov.group_new, .fold = &v->fold }, &v->parts, e));
     FQI_TRY(match(v, e));
     v->report.n_tensor = v->b->n_tensor;
     FQI_TRY(compare(v, e));
@@ -312,6 +327,7 @@ fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_
     free(v.item);
     free(v.b_used);
     fqi_parts_free(&v.parts);
+    fqi_fold_free(&v.fold);
     if (v.fitted) fqi_prov_free(&v.prov);
     fq_ckpt_close(v.a);
     fq_ckpt_close(v.b);

@@ -55,9 +55,19 @@ static void make_keys(const fqi_write_request *r, keys *k)
 
 /* ---- sizes ---- */
 
+/* The writer's share of the memory: less what putting channels in order takes. */
+static fq_run stream_run(const fqi_write_request *r)
+{
+    fq_run run = *r->run;
+    if (run.memory_bytes) run.memory_bytes -= fqi_parts_memory(r->parts, r->run);   /* a quarter at most */
+    return run;
+}
+
 fq_status fqi_write_estimate(const fqi_write_request *r, fqi_write_result *out, fq_err *e)
 {
-    FQI_TRY(fqi_stream_memory(r->run, r->plan, &out->peak_memory_bytes, e));
+    const fq_run run = stream_run(r);
+    FQI_TRY(fqi_stream_memory(&run, r->plan, &out->peak_memory_bytes, e));
+    out->peak_memory_bytes += fqi_parts_memory(r->parts, r->run);
     out->peak_memory_bytes += r->plan->n_tensor * (sizeof(fqi_out_tensor) + sizeof(fqi_tensor) + sizeof(fqi_bound) + 2 * sizeof(fqi_hash128) + 128);
     out->file_bytes = 0;
     for (size_t i = 0; i < r->plan->n_shard; i++) {
@@ -91,11 +101,12 @@ static fq_status compute_part(void *user, size_t tensor, uint64_t off, uint8_t *
 static fq_status write_shards(const fqi_write_request *r, const fqi_outdir *o, const hashes *h, fqi_write_result *out, fq_err *e)
 {
     keys k;
+    const fq_run run = stream_run(r);
     make_keys(r, &k);
     fqi_journal journal = { 0 };
     FQI_TRY(fqi_journal_open(&journal, o->journal, k.key, k.n, r->resume, h->source, h->out, r->plan->n_tensor, e));
     fqi_stream_request s = {
-        .plan = r->plan, .ckpt = r->ckpt, .dir = o->staging, .run = r->run, .phase = r->phase,
+        .plan = r->plan, .ckpt = r->ckpt, .dir = o->staging, .run = &run, .phase = r->phase,
         .journal = &journal, .journal_path = o->journal, .key = k.key, .n_key = k.n,
         .source_hash = h->source, .out_hash = h->out,
     };
@@ -117,6 +128,7 @@ static fq_status write_texts(const fqi_write_request *r, const fqi_outdir *o, co
     fqi_str_free(&index);
     if (s == FQ_OK) s = fqi_outdir_write(o, "config.json", r->config, r->n_config, e);
     for (size_t i = 0; i < r->n_extra && s == FQ_OK; i++) s = fqi_outdir_write(o, r->extra[i].name, r->extra[i].text, r->extra[i].n, e);
+    if (s == FQ_OK && r->files) s = r->files(r->user, o->staging, e);
     if (s != FQ_OK || !r->provenance) return s;
     char *text;
     size_t n;

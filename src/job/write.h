@@ -17,6 +17,8 @@ typedef struct fqi_write_request {
     const fq_run *run;              /* not NULL */
     const char *phase;
     const char *config; size_t n_config;   /* config.json as it will be */
+    /* Files that are made in the staging folder when the weights are there, before fitq.json; NULL = none. */
+    fq_status (*files)(void *user, const char *dir, fq_err *e);
     /* Text of fitq.json once the hashes are known (caller frees); NULL = none is written. */
     fq_status (*provenance)(void *user, const fqi_hash128 *source_hash, char **text, size_t *n, fq_err *e);
     /* Looks at the hashes of what was written before anything is committed; NULL = nothing to check. */
