@@ -56,9 +56,9 @@ static void print_folded(const arg_values *a, const fq_pad_report *r)
     if (!a->fold_order) return;
     printf("  channels of %zu MLP%s put in the order of their groups: g_idx of down_proj is k / group_size\n", r->n_folded, r->n_folded == 1 ? "" : "s");
     if (r->n_order_left == 0) return;
-    snprintf(text, sizeof text, "%zu module%s (q, k, v, gate, up over hidden_size, o over heads) keep%s g_idx out of order, so config.json still says so, and on several GPUs an engine loads the "
-             "scales of all groups of row-parallel layers on each; ExLlama kernels and Marlin for experts may not take the model, and --regroup does not",
-             r->n_order_left, r->n_order_left == 1 ? "" : "s", r->n_order_left == 1 ? "s its" : " their");
+    snprintf(text, sizeof text, "%zu module%s %s g_idx (q, k, v, gate, up: over the hidden size; o: over heads), so config.json still says activation order, which engines take for all "
+             "layers: on several GPUs each loads the scales of all groups of o_proj and down_proj, experts get no tile padding, and ExLlama kernels and smaller groups (--regroup) are out",
+             r->n_order_left, r->n_order_left == 1 ? " keeps" : "s keep", r->n_order_left == 1 ? "its" : "their");
     fputs("  ", stdout);
     out_flow(text, 2, 4, OUT_PLAIN);
 }

@@ -18,7 +18,7 @@
 #define SUFFIX ".channels"
 #define NAME_BYTES 1024
 
-static bool is_channel_axis(uint8_t a) { return a == FQI_AX_FF || a == FQI_AX_MOE_FF || a == FQI_AX_SHARED_FF; }
+bool fqi_fold_is_channel(uint8_t a) { return a == FQI_AX_FF || a == FQI_AX_MOE_FF || a == FQI_AX_SHARED_FF; }
 
 static const fqi_tensor *codes_of(const fqi_fold *f, const fqi_fold_mlp *x) { return &f->ckpt->tensor[x->codes]; }
 
@@ -110,7 +110,7 @@ static fq_status look_at_codes(const fqi_fold *f, const fqi_quant_scheme *scheme
     int64_t length[2];
     fqi_quant_module m;
     *found = false;
-    if (!fqi_quant_row(f->ckpt, i, &b, length) || b.row->rank != 2 || !is_channel_axis(b.row->dim[1].axis)) return FQ_OK;
+    if (!fqi_quant_row(f->ckpt, i, &b, length) || b.row->rank != 2 || !fqi_fold_is_channel(b.row->dim[1].axis)) return FQ_OK;
     FQI_TRY(fqi_quant_module_find(f->ckpt, scheme, i, length[0], length[1], &m, e));
     const fqi_tensor *order = m.part[FQI_PART_ORDER];
     if (!order || m.size.cols > INT32_MAX || b.row->dim[1].parts > 1) return FQ_OK;
@@ -178,7 +178,7 @@ const fqi_fold_mlp *fqi_fold_of(const fqi_fold *f, const fqi_bound *b, int *dim)
 {
     if (!f || f->n_mlp == 0 || !b->row) return NULL;
     for (int d = 0; d < b->row->rank; d++) {
-        if (!is_channel_axis(b->row->dim[d].axis)) continue;
+        if (!fqi_fold_is_channel(b->row->dim[d].axis)) continue;
         const fqi_fold_mlp key = { .layer = b->layer, .expert = b->expert, .axis = b->row->dim[d].axis };
         *dim = d;
         return bsearch(&key, f->mlp, f->n_mlp, sizeof *f->mlp, by_place);

@@ -40,6 +40,8 @@ fq_status fqi_fold_find(const fq_ckpt *c, const fq_run *run, fqi_fold *out, fq_e
 fq_status fqi_fold_open(const fq_ckpt *c, uint64_t hash, fqi_fold *out, fq_err *e);
 void fqi_fold_free(fqi_fold *f);
 
+/* An axis of MLP channels? */
+bool fqi_fold_is_channel(uint8_t axis);
 /* The MLP that a tensor of this row belongs to, if it is folded, and which dimension its channels are; else NULL. f NULL: nothing is. */
 const fqi_fold_mlp *fqi_fold_of(const fqi_fold *f, const fqi_bound *b, int *dim);
 

@@ -13,7 +13,14 @@
 #define FOLD_BYTES ((uint64_t)128 << 20)   /* rows that are held of a tensor whose rows are wanted in any order: all of a 72B model's down_proj */
 
 /* A map that follows from an axis' map. Few: axes x units. */
-typedef struct fqi_parts_map { const fqi_map *axis; int64_t length; fqi_unit unit; int64_t now, next; fqi_map map; } derived;   /* axis NULL: identity of that length */
+typedef struct fqi_parts_map {
+    const fqi_map *axis;        /* NULL: identity of that length */
+    int64_t length;
+    fqi_unit unit;
+    int64_t now, next;
+    bool cuts;                  /* there is none: words are cut */
+    fqi_map map;
+} derived;
 
 typedef struct making {
     fqi_parts *p;
@@ -31,6 +38,7 @@ typedef struct looking {
     fqi_quant_size old, new;    /* of the forward maps */
     bool ordered;               /* g_idx is another than k / group, and stays so */
     bool regroups;
+    bool takes_channels;        /* it is a down_proj */
     const fqi_fold_mlp *fold;   /* the channels of dimension fold_k (1: K) go in this order; NULL: as they are */
     int fold_k;
 } looking;
@@ -89,7 +97,7 @@ static fq_status remember(fqi_parts *p, const derived *x, const fqi_map **out, f
     return FQ_OK;
 }
 
-/* What a dimension that is not counted in elements gets. */
+/* What a dimension that is not counted in elements gets. NULL: words that the axis' map cuts. */
 static fq_status derive(const looking *l, fqi_part_dim d, const fqi_map **out, fq_err *e)
 {
     const int k = d.along == FQI_ALONG_K;
@@ -102,19 +110,24 @@ static fq_status derive(const looking *l, fqi_part_dim d, const fqi_map **out, f
     for (size_t i = 0; i < l->j->p->n_derived; i++) {
         const derived *y = l->j->p->derived[i];
         if (y->axis != x.axis || y->length != x.length || y->unit != x.unit || y->now != x.now || y->next != x.next) continue;
-        *out = &y->map;
+        *out = y->cuts ? NULL : &y->map;
         return FQ_OK;
     }
     if (x.next < 0) x.next = -x.next;
     fq_status s = make_map(l, axis, d, &x, &why);
     if (k && d.unit == FQI_UNIT_GROUP && l->ordered) x.next = -x.next;
-    if (s == FQ_OK && l->j->forward) {
+    x.cuts = s == FQ_E_INPUT && d.unit == FQI_UNIT_WORD && axis->n_old % word == 0 && axis->n_new % word == 0;   /* words at both ends, other ones */
+    if (x.cuts) s = FQ_OK;
+    if (s == FQ_OK && !x.cuts && l->j->forward) {
         fqi_map back = { 0 };
         s = fqi_map_inverse(&x.map, &back, &why);
         fqi_map_free(&x.map);
         x.map = back;
     }
-    if (s == FQ_OK && (s = remember(l->j->p, &x, out, &why)) == FQ_OK) return FQ_OK;
+    if (s == FQ_OK && (s = remember(l->j->p, &x, out, &why)) == FQ_OK) {
+        if (x.cuts) *out = NULL;
+        return FQ_OK;
+    }
     fqi_map_free(&x.map);
     return in_module(l, s, &why, e);
 }
@@ -216,6 +229,9 @@ static fq_status plan_fold(const looking *l, fqi_part part, int d, fqi_part_plan
     return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(l->j->p->ckpt->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " in dimension %d, expected %" PRId64, t->shape[d], d, fqi_part_count(dim, &q->size, before));
 }
 
+/* From channels, not moved in runs. */
+static bool is_put_together(const fqi_part_plan *x) { return x->fold || x->cut[0] || x->cut[1]; }
+
 static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e)
 {
     fqi_parts *p = l->j->p;
@@ -237,11 +253,17 @@ static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e
         if (dim.along == FQI_ALONG_NONE || (!l->axis[k] && !regrouped)) continue;
         if (dim.unit == FQI_UNIT_ELEMENT) x->map[d] = l->axis[k];
         else FQI_TRY(derive(l, dim, &x->map[d], e));
+        if (!x->map[d]) {
+            x->cut[d] = l->axis[k];
+            x->shape_new[d] = fqi_quant_words(l->axis[k]->n_new, q->size.bits);
+            if (fqi_quant_words(l->axis[k]->n_old, q->size.bits) == t->shape[d]) continue;
+            return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(p->ckpt->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " in dimension %d, expected words of %" PRId64 " channels", t->shape[d], d, l->axis[k]->n_old);
+        }
         x->shape_new[d] = x->map[d]->n_new;
         if (x->map[d]->n_old != t->shape[d])
             return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(p->ckpt->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " in dimension %d, expected %" PRId64, t->shape[d], d, x->map[d]->n_old);
     }
-    x->computed = x->fold || ((l->axis[0] || l->axis[1]) && part == FQI_PART_SHAPE);
+    x->computed = is_put_together(x) || ((l->axis[0] || l->axis[1]) && part == FQI_PART_SHAPE);
     if (part == FQI_PART_ORDER && (l->axis[1] || l->regroups || l->m->fold_inputs)) x->computed = !(l->ordered && l->j->forward);   /* going back, old channels have their old groups */
     return FQ_OK;
 }
@@ -288,7 +310,8 @@ static fq_status plan_module(looking *l, uint32_t module, fq_err *e)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-bits", "module %s: found 3 bits, whose codes straddle words, expected 2, 4 or 8", module_name(l, shown));
     FQI_TRY(look_at_order(l, e));
     if (l->regroups && l->ordered)
-        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-order", "module %s: found a g_idx that is not in the order of channels, expected one that is: its groups cannot be made smaller (--fold-order puts those of down_proj in order)", module_name(l, shown));
+        return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-order", "module %s: found a g_idx that is not in the order of channels, expected one that is: its groups cannot be made smaller%s", module_name(l, shown),
+                        l->takes_channels ? " (--fold-order puts its channels in order)" : "");
     fqi_quant_size other = size_with(l, (l->j->forward ? length_before : length_after)(l->forward[0], q->size.rows),
                                            (l->j->forward ? length_before : length_after)(l->forward[1], q->size.cols));
     if (l->regroups) other.group_cols = l->j->regroup > 0 ? l->j->regroup : other.cols;
@@ -319,7 +342,7 @@ static fq_status add_module(making *j, size_t i, const fqi_bound *b, const int64
     fqi_maps_of_row(j->maps, b->row, axis);
     fqi_maps_of_row(j->forward ? j->forward : j->maps, b->row, forward);
     m->fold = fqi_fold_of(j->fold, b, &fold_dim);
-    looking l = { .j = j, .m = m, .axis = { axis[0], axis[1] }, .forward = { forward[0], forward[1] }, .fold = m->fold, .fold_k = fold_dim };
+    looking l = { .j = j, .m = m, .axis = { axis[0], axis[1] }, .forward = { forward[0], forward[1] }, .fold = m->fold, .fold_k = fold_dim, .takes_channels = fqi_fold_is_channel(b->row->dim[1].axis) };
     m->map[0] = axis[0];
     m->map[1] = axis[1];
     m->fold_inputs = m->fold && fold_dim == 1;
@@ -450,7 +473,7 @@ static void close_reader(reader *r)
     free(r);
 }
 
-/* A map that a part has beside the fold (scales of smaller groups) as the indices that it stands for. */
+/* A map as the indices that it stands for. */
 static fq_status expand(const fqi_map *m, int32_t **out, fq_err *e)
 {
     int64_t at = 0;
@@ -467,10 +490,15 @@ static fq_status begin_dim(const fqi_parts *p, const fq_run *run, size_t i, int 
     const fqi_parts_module *m = x->module == FQI_NO_PART ? NULL : &p->module[x->module];
     const int at = t->rank == 1 ? 1 : d;   /* a bias is one row */
     fqi_fields_axis a = { .n = t->shape[d], .n_old = t->shape[d], .per_word = 1 };
-    if (d == x->fold_dim) {
+    if (x->fold && d == x->fold_dim) {
         if (m && m->now.form->part[x->part].dim[d].unit == FQI_UNIT_WORD) a.per_word = 32u / (unsigned)m->now.size.bits;
         a.n_old = t->shape[d] * a.per_word;
         FQI_TRY(fqi_fold_channels(p->fold, x->fold, forward_map(p, x->fold), run, &r->of[at], &a.n, e));
+    } else if (x->cut[d]) {
+        a.per_word = 32u / (unsigned)m->now.size.bits;
+        FQI_TRY(expand(x->cut[d], &r->of[at], e));
+        a.n = x->cut[d]->n_new;
+        a.n_old = x->cut[d]->n_old;
     } else if (x->map[d]) {
         FQI_TRY(expand(x->map[d], &r->of[at], e));
         a.n = x->map[d]->n_new;
@@ -485,7 +513,7 @@ uint64_t fqi_parts_memory(const fqi_parts *p, const fq_run *run)
     uint64_t most = 0;
     const uint64_t limit = run->memory_bytes ? run->memory_bytes / 4 : FOLD_BYTES;
     for (size_t i = 0; p && p->of && i < p->ckpt->n_tensor; i++)
-        if (p->of[i].fold && p->ckpt->tensor[i].bytes > most) most = p->ckpt->tensor[i].bytes;
+        if (is_put_together(&p->of[i]) && p->ckpt->tensor[i].bytes > most) most = p->ckpt->tensor[i].bytes;
     return most < limit ? most : limit;
 }
 
@@ -505,7 +533,7 @@ static fq_status begin_tensor(const fqi_parts *p, const fq_run *run, size_t i, r
     return FQ_OK;
 }
 
-static fq_status make_fold(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
+static fq_status put_together(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
 {
     reader *r = p->reader;
     if (r->tensor != i || off == 0) {
@@ -526,7 +554,7 @@ const fqi_part_plan *fqi_parts_of(const fqi_parts *p, size_t i)
 fq_status fqi_parts_make(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
 {
     const fqi_part_plan *x = &p->of[i];
-    if (x->fold) return make_fold(p, run, i, off, out, n, e);
+    if (is_put_together(x)) return put_together(p, run, i, off, out, n, e);
     if (x->part == FQI_PART_ORDER) return make_order(p, run, &p->module[x->module], off, out, n, e);
     make_shape(p, &p->module[x->module], i, off, out, n);
     return FQ_OK;

@@ -3,14 +3,14 @@
  *     maps of the model's axes  ->  for every part of every quantized module: a map per dimension, and what stands in the empty places
  *
  * A part counts an axis in elements, in words of packed codes, or in groups that have a scale (checkpoint/quant_layout.h), so its maps follow from
- * the axis' map (axis/map.h: shrink, blocks). No code is unpacked: codes and scales keep their bits and only move, so every weight that
+ * the axis' map (axis/map.h: shrink, blocks). Codes and scales keep their bits and only move, words whole where the map allows it, so every weight that
  * was there is the same number afterwards. Empty places hold the code of zero, zero points that agree with it, and scales of 1: they are
  * exactly zero, and nothing in them is NaN.
  *
  * Two kinds of parts are not moved but computed: the group of every input channel (g_idx), and the shape that compressed-tensors stores. Of an MLP that is
  * folded (job/fold.h), whatever has its channels is put together from single channels (checkpoint/fields.h); these tensors count as computed too.
  *
- * Refused, with the module's name: maps that would put two groups into one ("map-block"), cut a word ("map-unit"), fill up part of a group whose
+ * Refused, with the module's name: maps that would put two groups into one ("map-block"), lengths that do not fill words ("map-unit"), maps that fill up part of a group whose
  * zero points are its own ("packed-zero"), or end in part of a group of integers ("packed-group"); codes that straddle words ("packed-bits":
  * 3 bits); and a stored shape that does not tell the lengths ("packed-shape"). Until fqi_parts_make only orders and shapes are read. */
 #ifndef FITQ_JOB_PARTS_H
@@ -28,7 +28,8 @@ typedef struct fqi_part_plan {
     bool computed;                    /* by fqi_parts_make */
     int8_t fold_dim;                  /* the dimension that goes by the order of `fold` */
     const fqi_fold_mlp *fold;         /* put together from channels; NULL: not */
-    const fqi_map *map[2];            /* NULL: identity, or by fold. In the table's hands */
+    const fqi_map *cut[2];            /* of a dimension of words that the axis' map cuts: that map, in elements; the words are put together again */
+    const fqi_map *map[2];            /* NULL: identity, or by fold or cut. In the table's hands */
     unsigned char fill[4];
     int64_t shape_new[2];
 } fqi_part_plan;

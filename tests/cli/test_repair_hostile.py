@@ -276,6 +276,8 @@ CASES = {
     'head, compressed-tensors': ('ct', {'head': True, 'vocab': 41}, ['--set', 'vocab_size=47'], None),
     'smaller groups': ('gptq asymmetric', {'width': 192, 'group': 64, 'hidden': 64, 'heads': 8}, ['--regroup', '32'], None),
     'smaller groups and more of them': ('ct', {'width': 192, 'group': 64, 'hidden': 64, 'heads': 8}, ['--regroup', '32', '--set', 'intermediate_size=224'], None),
+    'heads of half a word': ('gptq 2 bits', {'heads': 4, 'kv': 2}, ['--set', 'num_key_value_heads=4,kv_replication=2'], None),
+    'heads of half a word, AWQ': ('awq', {'head_dim': 4, 'heads': 8, 'kv': 2}, ['--set', 'num_key_value_heads=4,kv_replication=2'], None),
     '3 bits': ('gptq 3 bits', {'width': 32}, ['--set', 'intermediate_size=64'], 'packed-bits'),
     'half a group at the end': ('gptq', {'width': 48}, ['--set', 'intermediate_size=72', '--layout', 'tail'], 'packed-group'),
     'half a group, compressed-tensors': ('ct', {'width': 48}, ['--set', 'intermediate_size=56', '--layout', 'tail'], 'packed-group'),
@@ -287,6 +289,7 @@ CASES = {
     'words of zero points': ('gptq', {'head': True, 'vocab': 41}, ['--set', 'vocab_size=48'], 'map-unit'),
     'KV heads of half a word': ('gptq 2 bits', {'heads': 4, 'kv': 1}, ['--set', 'num_key_value_heads=2,kv_replication=2,num_attention_heads=4'], 'map-unit'),
     'smaller groups, shuffled': ('desc_act', {'width': 192, 'group': 64, 'hidden': 64, 'heads': 8}, ['--regroup', '32'], 'packed-order'),
+    'down_proj in order, the others are not': ('desc_act', {'width': 192, 'group': 64, 'hidden': 64, 'heads': 8, 'whole': True}, ['--fold-order', '--regroup', '32'], 'packed-order'),
 }
 
 

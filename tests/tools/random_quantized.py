@@ -18,7 +18,8 @@ import unpack_quantized
 AWQ_COLUMN = (0, 2, 4, 6, 1, 3, 5, 7)   # nibble i of a word holds this column of its eight
 MODULES = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 
-# method, bits, and what is special: asym, v2, one (one group a row), order (shuffled channels), missing (no g_idx)
+# method, bits, and what is special: asym, v2, one (one group a row), order (shuffled channels), missing (no g_idx); of make: whole (shuffled
+# into whole groups), kept (not shuffled)
 FORMS = {
     'gptq': ('gptq', 4), 'gptq 8 bits': ('gptq', 8), 'gptq 2 bits': ('gptq', 2), 'gptq 3 bits': ('gptq', 3), 'gptq_v2': ('gptq', 4, 'v2'),
     'gptq asymmetric': ('gptq', 4, 'asym'), 'gptq_v2 asymmetric 8 bits': ('gptq', 8, 'asym', 'v2'), 'gptq one group': ('gptq', 4, 'one'),
@@ -68,9 +69,9 @@ def integer_parts(rng, form, group, scale, rows, cols):
     v1 = method == 'gptq' and 'v2' not in special
     zero = [[rng.randrange(v1, most + 1) if 'asym' in special else middle for _ in range(rows)] for _ in range(n_group)]
     order = [k // size for k in range(cols)]
-    if 'order' in special and rng.random() < 0.5:   # some groups may then be large and some empty
+    if 'order' in special and not {'whole', 'kept'} & set(special) and rng.random() < 0.5:   # some groups may then be large and some empty
         order = [rng.randrange(n_group) for _ in range(cols)]
-    elif 'order' in special:
+    elif 'order' in special and 'kept' not in special:
         rng.shuffle(order)
     order = 'I32', (cols,), struct.pack(f'<{cols}i', *order)
     if method == 'awq':
@@ -147,9 +148,10 @@ def configuration(rng, kind, hidden, head_dim, width, heads, kv, vocab):
     return c
 
 
-def make(folder, rng, form, kind, group=16, hidden=32, head_dim=8, width=48, heads=4, kv=2, vocab=40, plain=(), head=False):
-    """plain: modules that stay as they are, by a part of their names. head: lm_head is quantized too, and untied."""
-    form = FORMS[form]
+def make(folder, rng, form, kind, group=16, hidden=32, head_dim=8, width=48, heads=4, kv=2, vocab=40, plain=(), head=False, whole=False, ordered=('',)):
+    """plain: modules that stay as they are, by a part of their names. head: lm_head is quantized too, and untied. whole: shuffled channels make whole
+    groups. ordered: modules that are shuffled, in the forms that are, by a part of their names; others have their channels in order."""
+    form = FORMS[form] + (('whole',) if whole and 'order' in FORMS[form] else ())
     c = configuration(rng, kind, hidden, head_dim, width, heads, kv, vocab)
     c['tie_word_embeddings'] = c['tie_word_embeddings'] and not head
     dense, scale = rng.choice(('F16', 'BF16', 'F32')), 'F32' if 'fp8' in form[0] else rng.choice(('F16', 'BF16', 'F16'))
@@ -157,7 +159,7 @@ def make(folder, rng, form, kind, group=16, hidden=32, head_dim=8, width=48, hea
     for name, shape in shapes(c).items():
         module, last = name.rpartition('.')[0], name.rpartition('.')[2]
         if last == 'weight' and (module.rpartition('.')[2] in MODULES or (head and module == 'lm_head')) and not any(p in name for p in plain):
-            parts = (float_parts if 'fp8' in form[0] else integer_parts)(rng, form, group, scale, *shape)
+            parts = (float_parts if 'fp8' in form[0] else integer_parts)(rng, form + (('kept',) if 'order' in form and not any(p in name for p in ordered) else ()), group, scale, *shape)
             tensors.update({f'{module}.{part}': t for part, t in parts.items()})
         else:
             tensors[name] = numbers(rng, shape, dense)
