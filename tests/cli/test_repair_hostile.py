@@ -289,7 +289,7 @@ CASES = {
     'words of zero points': ('gptq', {'head': True, 'vocab': 41}, ['--set', 'vocab_size=48'], 'map-unit'),
     'KV heads of half a word': ('gptq 2 bits', {'heads': 4, 'kv': 1}, ['--set', 'num_key_value_heads=2,kv_replication=2,num_attention_heads=4'], 'map-unit'),
     'smaller groups, shuffled': ('desc_act', {'width': 192, 'group': 64, 'hidden': 64, 'heads': 8}, ['--regroup', '32'], 'packed-order'),
-    'down_proj in order, the others are not': ('desc_act', {'width': 192, 'group': 64, 'hidden': 64, 'heads': 8, 'whole': True}, ['--fold-order', '--regroup', '32'], 'packed-order'),
+    'down_proj in order, the others are not': ('desc_act', {'width': 192, 'group': 64, 'hidden': 128, 'heads': 16, 'whole': True}, ['--fold-order', '--regroup', '32'], 'packed-order'),
 }
 
 
