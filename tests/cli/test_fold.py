@@ -132,6 +132,9 @@ def only_down(rng, work):
     source = os.path.join(work, 'source')
     for form, plain in (('desc_act', ()), ('desc_act asymmetric', ('up_proj',))):
         random_quantized.make(source, rng, form, 'qwen2', group=64, hidden=64, heads=8, width=192, whole=True, ordered=('down_proj',), plain=plain)
+        tensors, meta = st_edit.load(os.path.join(source, 'model.safetensors'))
+        tensors += [[f'model.layers.0.mlp.{x}_proj.bias', 'F16', [n], bytearray(random_quantized.numbers(rng, (n,), 'F16')[2])] for x, n in (('gate', 192), ('up', 192), ('down', 64)) if f'{x}_proj' not in plain]
+        st_edit.save(os.path.join(source, 'model.safetensors'), tensors, meta)   # as some packers write beside codes
         with open(os.path.join(source, 'quantize_config.json'), 'w', encoding='utf-8') as f:
             f.write('{"desc_act": true, "bits": 4, "group_size": 64}\n')
         fold(rng, source, work, [], group=64)
