@@ -93,6 +93,8 @@ typedef struct sizes {
     uint64_t layer_bytes, head_bytes;      /* stored: of all layers of all models, of all heads */
     double layer_flops, head_flops;        /* of the whole run */
     uint64_t logit_row_bytes;              /* of one position, all streams */
+    uint64_t logit_row_less;               /* ranks behind rank 0 have so much less of it: only their part of a row */
+    uint64_t always_less;                  /* and of `always` */
     int64_t vocab_max;
     size_t n_scored, n_row;
     int n_thread;
@@ -172,7 +174,12 @@ static fq_status measure_model(sizes *z, size_t i, fq_err *e)
     z->act_bytes = fqi_sat_add(z->act_bytes, fqi_sat_mul(fqi_sat_mul(z->n_row, (uint64_t)m->hidden_size * sizeof(float)), n_stream));
     z->logit_row_bytes = fqi_sat_add(z->logit_row_bytes, fqi_sat_mul((uint64_t)(m->vocab_size + m->hidden_size) * sizeof(float), n_stream));
     z->vocab_max = larger(z->vocab_max, vocab);
-    if (l->slice[i]) z->always = fqi_sat_add(z->always, fqi_sat_mul(fqi_rank_logit_floats(l->comm, z->n_scored < LOGIT_ROWS ? z->n_scored : LOGIT_ROWS, m->vocab_size), sizeof(float)));
+    if (l->slice[i]) {
+        const uint64_t collect = fqi_sat_mul(fqi_rank_logit_floats(l->comm, z->n_scored < LOGIT_ROWS ? z->n_scored : LOGIT_ROWS, m->vocab_size), sizeof(float));
+        z->always = fqi_sat_add(z->always, collect);
+        z->always_less = fqi_sat_add(z->always_less, collect);
+        z->logit_row_less = fqi_sat_add(z->logit_row_less, fqi_sat_mul((uint64_t)(m->vocab_size - vocab) * sizeof(float), n_stream));
+    }
     for (size_t t = 0; t < l->ckpt[i]->n_tensor; t++) {
         const fqi_bound *b = &l->ckpt[i]->bound[t];
         if (b->canonical && b->row && b->layer >= 0) z->layer_bytes = fqi_sat_add(z->layer_bytes, l->ckpt[i]->tensor[t].bytes / shared);
@@ -207,7 +214,8 @@ typedef struct way {
     bool acts_in_memory, whole_head;
     int64_t head_rows;          /* of each model, if it has as many */
     size_t logit_rows;
-    uint64_t bytes;
+    uint64_t bytes;             /* the larger of these two */
+    uint64_t layer_bytes, head_bytes;
     double seconds;
 } way;
 
@@ -244,7 +252,7 @@ static bool choose_batch(const sizes *z, way *w, uint64_t common)
         uint64_t bytes = fqi_sat_add(common, fqi_sat_add(z->batch_bytes[b], w->acts_in_memory ? 0 : disk_buffers(z, &z->batch[b])));
         if (bytes > z->limit) break;
         w->batch = b;
-        w->bytes = bytes;
+        w->bytes = w->layer_bytes = bytes;
         fits = true;
     }
     return fits;
@@ -272,6 +280,7 @@ static bool choose_head(const sizes *z, way *w, uint64_t common)
         w->head_rows = more < (uint64_t)(z->vocab_max - least) ? least + (int64_t)more : z->vocab_max;
         bytes = fqi_sat_add(bytes, head_panel_bytes(z, w->head_rows) - head_panel_bytes(z, least));
     }
+    w->head_bytes = bytes;
     if (bytes > w->bytes) w->bytes = bytes;
     return true;
 }
@@ -344,13 +353,24 @@ static uint64_t of_process(const sizes *z, const fqi_memory *now, uint64_t rank_
     return fqi_sat_add(now->resident, fqi_sat_mul(rank_bytes - now->resident, (uint64_t)fqi_comm_n_here(z->l->comm)));
 }
 
+static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+/* Rank 0, and those behind it. A model that only rank 0 has is not subtracted: there the estimate is too large. */
+static uint64_t of_all_ranks(const sizes *z, const way *w, const fqi_memory *now)
+{
+    const uint64_t here = (uint64_t)fqi_comm_n_here(z->l->comm), head = minus(w->head_bytes, fqi_sat_mul(w->logit_rows, z->logit_row_less));
+    const uint64_t other = minus(w->layer_bytes > head ? w->layer_bytes : head, z->always_less);
+    return fqi_sat_add(w->bytes, fqi_sat_mul(minus(other, now->resident), here - 1));
+}
+
 static void fill(const sizes *z, const way *w, const fqi_memory *now, fqi_lockstep_plan *out)
 {
     const fqi_lockstep *l = z->l;
     double blocks = w->whole_head ? 1 : ceil((double)z->n_scored / (double)w->logit_rows);
     fqi_lockstep_plan p = { .batch_window = z->batch[w->batch].window, .block_tokens = z->batch[w->batch].block, .acts_in_memory = w->acts_in_memory,
                             .scratch_bytes = w->acts_in_memory ? 0 : z->act_bytes, .logit_rows = w->logit_rows, .n_thread = z->n_thread };
-    p.memory_bytes = of_process(z, now, w->bytes) > now->peak ? of_process(z, now, w->bytes) : now->peak;
+    const uint64_t all_ranks = of_all_ranks(z, w, now);
+    p.memory_bytes = all_ranks > now->peak ? all_ranks : now->peak;
     p.weight_bytes = fqi_sat_add(z->layer_bytes, fqi_sat_mul(z->head_bytes, (uint64_t)blocks));
     for (size_t i = 0; i < l->n_model; i++) {
         const fq_model *m = &l->decoder[i]->model;
