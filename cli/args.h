@@ -43,6 +43,8 @@ typedef struct arg_values {
     const char *calib, *report, *gpus;   /* quantize, fit */
     int64_t regroup;                     /* pad */
     bool fold_order;                     /* pad */
+    const char *adapter, *like;          /* pad, unpad */
+    bool drop;                           /* unpad */
     int64_t bits, samples, seqlen, refit, min_expert_tokens;
     int method, packing, scale, scale_store, order;   /* index into the option's choices */
     double damp, shift;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "adapter.h"
 #include "commands.h"
 #include "output.h"
 #include "progress.h"
@@ -43,6 +44,7 @@ static void on_tensor(void *user, const fq_tensor_change *t)
 
 static int usage(const arg_values *a)
 {
+    if (a->n_operand == 0) return args_usage("pad", "usage: fitq pad %s", cmd_pad.synopsis);
     if (!a->output && !a->dry_run) return args_usage("pad", "--output DIR is missing");
     if (a->tp.n == 0 && !a->set_given && !a->prefix && !a->as && !a->regroup && !a->fold_order)
         return args_usage("pad", "say what to do: --tp N,..., --set KEY=LENGTH, --regroup N or --fold-order");
@@ -97,6 +99,7 @@ static int run_pad(const arg_values *given)
 {
     static const char *const head[] = { "TENSOR", "DTYPE", "SHAPE", "AFTER", ">BYTES", "FILE" };
     arg_values a = *given;
+    if (a.adapter || a.like) return adapter_run("pad", &a, false);
     int status = usage(&a);
     if (status) return status;
     if (!command_engines(&cmd_pad, &a.engine) || !command_formats(&cmd_pad, &a.format)) return -FQ_E_USAGE;
@@ -157,6 +160,7 @@ static const arg_option options[] = {
     { "as", 0, ARG_STRING, "NAME", ARG_OFFSET(as),
       "llama: write qwen2 or mistral as LlamaForCausalLM, for engines that ignore head_dim", as_words, 0, 0, ARG_ANY },
     ARG_OPT_SHARD_SIZE, ARG_OPT_OVERWRITE, ARG_OPT_RESUME,
+    ARG_OPT_ADAPTER, ARG_OPT_LIKE,
     { "dry-run", 'n', ARG_FLAG, NULL, ARG_OFFSET(dry_run), "only list every tensor, old shape and new, and the memory needed",
       NULL, 0, 0, ARG_ANY },
     ARG_OPT_JSON, ARG_OPT_THREADS, ARG_OPT_MEMORY, ARG_OPT_IO, ARG_OPT_QUIET, ARG_OPT_HELP,
@@ -174,15 +178,17 @@ static void list_families(void)
 
 const arg_command cmd_pad = {
     .name = "pad", .summary = "write a copy that fits the GPU counts, as the same function",
-    .synopsis = "PATH -o DIR --tp N,... | --set KEY=N,... [options]",
+    .synopsis = "PATH -o DIR --tp N,... | --set KEY=N,... | --adapter DIR --like DIR [options]",
     .text = "Makes a copy of the checkpoint whose axes have the lengths that the plan for --tp chooses, or exactly those of --set. "
             "Zeros, copies and reorderings only: the function stays the same, and `fitq verify` proves it, `fitq unpad` undoes "
-            "it. Memory is bounded. The output appears under its name when it is complete, by one rename.",
+            "it. Memory is bounded. The output appears under its name when it is complete, by one rename. With --adapter, a LoRA adapter of the "
+            "original model is carried to the fitted one that --like names.",
     .examples = "  fitq pad Qwen2-72B -o Qwen2-72B-tp8 --tp 8\n"
                 "  fitq pad Qwen2-72B -o out --tp 2,4,8 --format gptq-marlin,awq --layout tail\n"
                 "  fitq pad Qwen2-72B -o out --set intermediate_size=29696 --dry-run\n"
-                "  fitq pad Qwen2-7B -o out --tp 8 --as llama\n",
+                "  fitq pad Qwen2-7B -o out --tp 8 --as llama\n"
+                "  fitq pad --adapter my-lora --like Qwen2-72B-tp8 -o my-lora-tp8\n",
     .exit_status = "; 9 the unfinished output is of another request, or damaged; 128+n stopped by signal n, to be continued with --resume",
     .option = options, .n_option = sizeof options / sizeof options[0],
-    .min_operand = 1, .max_operand = 1, .run = run_pad, .more_help = list_families,
+    .min_operand = 0, .max_operand = 1, .run = run_pad, .more_help = list_families,
 };

@@ -374,6 +374,30 @@ typedef struct fq_unpad_options {
  * a difference is FQ_E_DIFFERS and nothing is committed. A model that fitq quantized is FQ_E_INPUT, "quantized". */
 fq_status fq_unpad(const fq_unpad_options *o, const fq_run *run, fq_pad_report *report, fq_err *e);
 
+/* Zero-initialise. Strings are borrowed for the call. */
+typedef struct fq_adapter_options {
+    const char *adapter;           /* folder as PEFT saves it: adapter_config.json, adapter_model.safetensors or .bin */
+    const char *like;              /* the fitted model: its fitq.json (and fitq.order) has the maps */
+    const char *target;
+    bool back;                     /* the adapter was trained on the fitted model and is wanted for the original */
+    bool drop;                     /* back: leave out what the original has no place for, instead of refusing */
+    bool overwrite, dry_run;       /* dry run: everything is checked, nothing is written */
+} fq_adapter_options;
+
+typedef struct fq_adapter_report {
+    size_t n_tensor, n_tensor_changed;
+    uint64_t bytes, bytes_pad;
+    uint64_t peak_memory_bytes;    /* estimate: buffers and tables */
+    uint64_t n_dropped;            /* back: channels, inputs of heads and rows with values that were left out */
+    double seconds;
+} fq_adapter_report;
+
+/* Carries a LoRA adapter by the maps of the model that it belongs to: A's columns go with the layer's inputs, B's rows with its outputs, so that base and
+ * adapter together are the same function before and after. FQ_E_INPUT: "adapter-files", "adapter-type", "adapter-tensor", "adapter-shape",
+ * "adapter-dora", and on the way back "adapter-drop", when the adapter holds values that reach the outputs in places which the original does not
+ * have. `report` may be NULL. */
+fq_status fq_adapt(const fq_adapter_options *o, const fq_run *run, fq_adapter_report *report, fq_err *e);
+
 typedef struct fq_verify_report {
     size_t n_tensor, n_tensor_equal, n_tensor_mapped, n_tensor_added, n_tensor_bad;
     size_t n_tensor_form;         /* of the bad ones: missing, not accounted for, or of another shape or type; no element was compared */

@@ -36,7 +36,7 @@ static fq_status check_replaceable(const char *target, fq_err *e)
     size_t n = 0;
     fq_status s = fqi_dir_list(target, &arena, &entry, &n, e);
     bool ours = s == FQ_OK && n == 0;
-    for (size_t i = 0; i < n && !ours; i++) ours = entry[i].is_file && is_written_by_us(entry[i].name);
+    for (size_t i = 0; i < n && !ours; i++) ours = entry[i].is_file && (is_written_by_us(entry[i].name) || strcmp(entry[i].name, "adapter_config.json") == 0);
     fqi_arena_free(&arena);
     if (s != FQ_OK || ours) return s;
     return fqi_fail(e, FQ_E_IO, FQI_FILE(target), "target-foreign", "found a folder with neither config.json nor fitq.json, expected a model or an empty folder to replace");

@@ -254,14 +254,14 @@ static bool restore_shards(fqi_outplan *p, const fqi_prov *prov)
     return true;
 }
 
-static char *shard_name(fqi_outplan *p, const fqi_prov *restored, size_t i)
+static char *shard_name(fqi_outplan *p, const char *stem, const fqi_prov *restored, size_t i)
 {
     if (restored) return fqi_arena_strdup(&p->arena, restored->source_shard[i]);
-    if (p->n_shard == 1) return fqi_arena_strdup(&p->arena, "model.safetensors");
-    return fqi_arena_printf(&p->arena, "model-%05zu-of-%05zu.safetensors", i + 1, p->n_shard);
+    if (p->n_shard == 1) return fqi_arena_printf(&p->arena, "%s.safetensors", stem);
+    return fqi_arena_printf(&p->arena, "%s-%05zu-of-%05zu.safetensors", stem, i + 1, p->n_shard);
 }
 
-static fq_status build_shards(fqi_outplan *p, const fqi_prov *restored, fq_err *e)
+static fq_status build_shards(fqi_outplan *p, const char *stem, const fqi_prov *restored, fq_err *e)
 {
     p->shard = fqi_arena_alloc(&p->arena, (p->n_shard + 1) * sizeof *p->shard);
     if (!p->shard) return fqi_fail_nomem(e, "shard table");
@@ -271,7 +271,7 @@ static fq_status build_shards(fqi_outplan *p, const fqi_prov *restored, fq_err *
         s->data_bytes += p->tensor[i].bytes_pad;
     }
     for (size_t i = 0; i < p->n_shard; i++) {
-        p->shard[i].name = shard_name(p, restored, i);
+        p->shard[i].name = shard_name(p, stem, restored, i);
         if (!p->shard[i].name) return fqi_fail_nomem(e, "shard table");
     }
     return FQ_OK;
@@ -302,7 +302,7 @@ static fq_status create(const fqi_outplan_request *r, fqi_outplan *p, fq_err *e)
     if (!restored) p->n_shard = assign_shards(p, r->shard_bytes, r->by_layer);
     p->restores = r->restore != NULL;
     if (!r->by_layer) qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_shard);
-    return build_shards(p, restored ? r->restore : NULL, e);
+    return build_shards(p, r->stem ? r->stem : "model", restored ? r->restore : NULL, e);
 }
 
 fq_status fqi_outplan_create(const fqi_outplan_request *r, fqi_outplan *out, fq_err *e)

@@ -64,6 +64,7 @@ typedef struct fqi_outplan_request {
     const fqi_tensor *zeros_like;             /* rank 1 */
     const fqi_prov *restore;                  /* not NULL: files and order of the checkpoint that this one was made from */
     uint64_t shard_bytes;                     /* a tensor larger than this gets a shard of its own */
+    const char *stem;                         /* of the files' names; NULL: "model" */
     const fqi_made *made; size_t n_made;      /* any order */
     bool by_layer;                            /* what is of no layer first (final norm and head last), then layer after layer, each in the reference
                                                  order, so that a layer is finished in one go; a tensor that would stand unaligned begins a shard */

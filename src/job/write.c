@@ -126,7 +126,7 @@ static fq_status write_texts(const fqi_write_request *r, const fqi_outdir *o, co
     fq_status s = fqi_outplan_index(r->plan, &index, e);
     if (s == FQ_OK && index.len > 0) s = fqi_outdir_write(o, INDEX_NAME, index.s, index.len, e);
     fqi_str_free(&index);
-    if (s == FQ_OK) s = fqi_outdir_write(o, "config.json", r->config, r->n_config, e);
+    if (s == FQ_OK && r->config) s = fqi_outdir_write(o, "config.json", r->config, r->n_config, e);
     for (size_t i = 0; i < r->n_extra && s == FQ_OK; i++) s = fqi_outdir_write(o, r->extra[i].name, r->extra[i].text, r->extra[i].n, e);
     if (s == FQ_OK && r->files) s = r->files(r->user, o->staging, e);
     if (s != FQ_OK || !r->provenance) return s;

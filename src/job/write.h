@@ -16,7 +16,7 @@ typedef struct fqi_write_request {
     bool overwrite, resume;
     const fq_run *run;              /* not NULL */
     const char *phase;
-    const char *config; size_t n_config;   /* config.json as it will be */
+    const char *config; size_t n_config;   /* config.json as it will be; NULL: there is none */
     /* Files that are made in the staging folder when the weights are there, before fitq.json; NULL = none. */
     fq_status (*files)(void *user, const char *dir, fq_err *e);
     /* Text of fitq.json once the hashes are known (caller frees); NULL = none is written. */

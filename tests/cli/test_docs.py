@@ -169,6 +169,23 @@ def small_model(folder):
                           'tie_word_embeddings': False, 'torch_dtype': 'bfloat16'})
 
 
+def small_adapter(folder, width):
+    """Of up_proj of the small model."""
+    name = 'base_model.model.model.layers.0.mlp.up_proj.lora_'
+    tensors = {f'{name}A.weight': (2, 1024), f'{name}B.weight': (width, 2)}
+    header, end = {}, 0
+    for tensor, shape in tensors.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[tensor] = {'dtype': 'F32', 'shape': shape, 'data_offsets': [begin, end]}
+    text = json.dumps(header).encode()
+    text += b' ' * (-len(text) % 8)
+    os.makedirs(folder)
+    with open(os.path.join(folder, 'adapter_config.json'), 'w', encoding='utf-8') as f:
+        json.dump({'peft_type': 'LORA', 'r': 2, 'base_model_name_or_path': 'Qwen2-72B'}, f)
+    with open(os.path.join(folder, 'adapter_model.safetensors'), 'wb') as f:
+        f.write(struct.pack('<Q', len(text)) + text + bytes(end))
+
+
 def example_models(work, lines):
     """The models that the examples speak of, all of them the small one; what they write is not there yet."""
     text = '\n'.join(lines)
@@ -181,6 +198,8 @@ def example_models(work, lines):
         small_model(original)
         fitq('pad', original, '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
         shutil.rmtree(original)
+    if '--adapter my-lora' in text:
+        small_adapter(os.path.join(work, 'my-lora'), 1024 if 'unpad --adapter' in text else 924)
     if re.search(r'tokenize|generate|quantize|fitq fit|corpus.txt|prompt.txt', text):
         for folder in [work] + [os.path.join(work, name) for name in os.listdir(work) if name.startswith('Qwen2-')]:
             shutil.copy(os.path.join(SOURCE, 'examples', 'tiny-qwen2', 'tokenizer.json'), folder)
