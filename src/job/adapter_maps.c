@@ -82,7 +82,9 @@ static fq_status open_orders(fqi_lora *l, fq_err *e)
     if (!path) return fqi_fail_nomem(e, "path");
     fqi_file f;
     fq_status s = FQ_OK;
-    if (fqi_path_exists(path) && (s = fqi_file_open(&f, path, FQ_IO_BUFFERED, e)) == FQ_OK) {
+    const bool there = fqi_path_exists(path);
+    if (!there && l->prov.ordered) s = order_error(path, "no file", e);
+    if (there && (s = fqi_file_open(&f, path, FQ_IO_BUFFERED, e)) == FQ_OK) {
         s = read_orders(l, &f, e);
         fqi_file_close(&f);
     }

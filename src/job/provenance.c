@@ -337,6 +337,7 @@ static fq_status read_all(json_t *o, const char *file, fqi_prov *p, fq_err *e)
     const char *operation = json_string_value(json_object_get(o, "operation"));
     if (json_integer_value(json_object_get(o, "schema")) != PROV_SCHEMA) return bad(e, file, "another schema");
     p->quantized = operation && strcmp(operation, "quantize") == 0;
+    p->ordered = json_object_get(o, "folded") || json_is_true(json_object_get(json_object_get(o, "quantization"), "fold"));
     if (!operation || (strcmp(operation, "pad") != 0 && !p->quantized)) return bad(e, file, "an operation other than pad and quantize");
     const json_t *naming = json_object_get(o, "naming");
     FQI_TRY(read_text(o, file, p, e));

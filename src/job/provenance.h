@@ -40,6 +40,7 @@ typedef struct fqi_prov {
     char *config_source; size_t n_config_source;
     int64_t n_folded;               /* MLPs whose channels went into another order before the maps: the maps alone do not say where they are */
     uint64_t order_hash;            /* of fitq.order, which says it */
+    bool ordered;                   /* channels of MLPs are stored in the order that fitq.order says */
     bool quantized;                 /* weights are not the source's any more: nothing can be undone */
     uint64_t config_hash;           /* XXH3-64 of config.json as fitq wrote it */
     fqi_arena arena;                /* owns the strings */

@@ -248,6 +248,8 @@ def quantized(rng, work):
     shapes = {m: s for m, s in linear_shapes(model).items() if '.layers.1.' in m and ('mlp' in m or 'v_proj' in m)}
     make_adapter(adapter, rng, shapes)
     there_and_back(work, adapter, like, shapes)
+    os.remove(os.path.join(like, 'fitq.order'))
+    refused('fitq-order: found no file', 'pad', '--adapter', adapter, '--like', like, '-o', os.path.join(work, 'no'))
 
 
 def main():
