@@ -43,7 +43,10 @@ static int run(const arg_command *c, int n, char **argv)
         args_help(c);
         return 0;
     }
-    if (fq_rank() > 0 && !can_be_divided(c)) return 0;
+    if (!can_be_divided(c)) {
+        if (fq_rank() > 0) return 0;
+        a.ranks = 1;   /* and it must not wait for the others */
+    }
     return c->run(&a);
 }
 

@@ -89,7 +89,8 @@ typedef struct fq_run {
     bool (*cancelled)(void *user);  /* asked every few MiB; true = save state and stop with FQ_E_CANCELLED. Of a process under mpirun also asked
                                        by the thread that watches the other ranks */
     void *user;
-    int n_rank;                 /* of jobs that can be divided over ranks: so many threads of this process; 0 = as mpirun or srun started it, else 1 */
+    int n_rank;                 /* of jobs that can be divided over ranks: so many threads of this process; 0 = as mpirun or srun started it, else 1; 1 = this process
+                                   alone, however it was started */
     bool expert_parallel;       /* ranks hold whole experts instead of a slice of each */
     double heartbeat_seconds;   /* a process that gave no sign of life for so long ends the job; 0 = 60 */
     void (*lost)(void *user, const char *line);   /* another process is gone, and the job with it: MPI ends this process after this call, from

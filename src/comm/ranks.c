@@ -10,11 +10,16 @@ static fq_status check(const fq_run *run, fq_err *e)
     return FQ_OK;
 }
 
-static fq_status start_processes(const fq_run *run, fqi_comm **out, fq_err *e)
+static fq_status start_processes(const fq_run *run, int rank, fqi_comm **out, fq_err *e)
 {
     fq_err why = { 0 };
-    FQI_TRY(fqi_mpi_start(run, out, e));
-    fq_status s = fqi_comm_same(*out, "version of fitq", FQ_VERSION, strlen(FQ_VERSION), &why);
+    fq_status s = fqi_mpi_start(run, out, &why);
+    if (s != FQ_OK) {
+        if (rank > 0 && run->lost) run->lost(run->user, why.text);   /* rank 0 may be well, and knows nothing of it */
+        if (e) *e = why;
+        return s;
+    }
+    s = fqi_comm_same(*out, "version of fitq", FQ_VERSION, strlen(FQ_VERSION), &why);
     if (s == FQ_OK && run->n_rank > 0 && run->n_rank != (*out)->size)
         s = fqi_fail(&why, FQ_E_USAGE, NULL, "ranks", "found %d processes, started by mpirun or srun, expected %d, or no --ranks", (*out)->size, run->n_rank);
     if (s == FQ_OK) return FQ_OK;
@@ -29,8 +34,9 @@ fq_status fqi_ranks_start(const fq_run *run, fqi_rank_job *job, void *user, fqi_
     int rank;
     *out = NULL;
     FQI_TRY(check(run, e));
-    if (fqi_mpi_started(&rank)) return start_processes(run, out, e);
-    if (run->n_rank <= 1) return FQ_OK;
+    if (run->n_rank == 1) return FQ_OK;   /* also where mpirun started several: each by itself */
+    if (fqi_mpi_started(&rank)) return start_processes(run, rank, out, e);
+    if (run->n_rank == 0) return FQ_OK;
     if (run->n_rank > FQI_MAX_RANK_THREAD) return fqi_fail(e, FQ_E_USAGE, NULL, "ranks", "found %d ranks in one process, expected at most %d", run->n_rank, FQI_MAX_RANK_THREAD);
     return fqi_threads_start(run->n_rank, job, user, out, e);
 }

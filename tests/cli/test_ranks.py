@@ -193,10 +193,13 @@ def lost_while_serving(_):
         expect(p.returncode == status and 'fitq: rank 1 (' in err and '): generate: rank-lost: ' in err, f'signal {number}: exit {p.returncode}: {err}')
 
 
-def not_divided(_):
+def not_divided(work):
     """What cannot be divided is done once."""
     status, out, err, _ = mpirun(2, [FITQ, 'inspect', MODEL, '--json'])
     expect(status == 0 and json.loads(out), f'exit {status}: {out}{err}')
+    args = eval_args(work)
+    status, out, err, _ = mpirun(2, [FITQ, *args, '--ranks', '1'])
+    expect(status == 0 and numbers(out) == numbers(fitq(*args)), f'exit {status}: {out}{err}')
 
 
 def count_of_ranks(_):

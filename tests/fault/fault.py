@@ -899,6 +899,8 @@ def run_commands(lab):
     commands = {
         "eval": eval_small, "eval-quantized": [codes if a == lab.src else a for a in eval_small], "eval-reference": [a for a in eval_small if a != "--exact"] + ["--reference", lab.src2],
         "verify": ["verify", lab.src, padded, "--ids", small, "--context", "8", "--threads", "1", "--json", "--quiet"],
+        "eval-ranks": eval_small + ["--ranks", "2"],
+        "generate-ranks": ["generate", lab.src, "--prompt", "hello there", "-n", "3", "--ranks", "2", "--threads", "1", "--exact", "--quiet"],
         "generate": ["generate", lab.src, "--prompt", "hello there", "-n", "3", "--temperature", "1", "--threads", "1", "--exact", "--quiet"],
     }
     least = re.search(r"at least (\d+) MiB", lab.run(on_disk + ["--memory", "1MiB"]).err)
