@@ -129,15 +129,16 @@ class Lab:
         self.variants = {
             "new": Variant("pad", self.src, pad + ["spread"]),
             "replace": Variant("pad", self.src2, pad + ["interleave", "--shard-size", "4MB", "--overwrite"], True),
-            "codes": Variant("pad", self.packed(), pad + ["spread", "--regroup", "64"]),
+            "codes": Variant("pad", self.packed("packed", "gptq"), pad + ["spread", "--regroup", "64"]),
+            "order": Variant("pad", self.packed("ordered", "desc_act"), pad + ["tail", "--fold-order"]),
         }
         self.variants.update(self.quantizers())
         self.ref, self.count, self.seconds = {}, {}, {}
 
-    def packed(self):
+    def packed(self, name, form):
         """The model in codes, whose parts are moved and computed; other programs' settings beside it."""
-        folder = os.path.join(self.work, "packed")
-        subprocess.run([sys.executable, os.path.join(self.root, "tests/tools/pack_quantized.py"), self.src, folder, "gptq", "4", "128"], check=True)
+        folder = os.path.join(self.work, name)
+        subprocess.run([sys.executable, os.path.join(self.root, "tests/tools/pack_quantized.py"), self.src, folder, form, "4", "128"], check=True)
         shutil.copytree(os.path.join(self.src, "more"), os.path.join(folder, "more"))
         with open(os.path.join(folder, "quantize_config.json"), "w") as f:
             f.write('{"bits": 4, "group_size": 128, "sym": true}\n')
