@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "base/checked.h"
 #include "base/mem.h"
 
@@ -35,6 +38,8 @@ struct fqi_fields {
     unsigned char *merged;          /* a row that was put together from others */
     unsigned char *row;             /* a new row... */
     int64_t in_hand;                /* ...which one; NO_ROW: none */
+    XXH3_state_t *hash;             /* of rows [0, n_hashed) of the source */
+    int64_t n_hashed;
 };
 
 /* ---- what is asked ---- */
@@ -109,9 +114,11 @@ fq_status fqi_fields_open(const fqi_fields_request *r, fqi_fields **out, fq_err 
         const size_t hull = ((size_t)f->cap_held * f->row_bytes_old + 3 * FQI_IO_ALIGN) / FQI_IO_ALIGN * FQI_IO_ALIGN;
         f->hull = aligned_alloc(FQI_IO_ALIGN, hull);
         f->row = malloc(f->row_bytes + 1);
+        f->hash = XXH3_createState();
+        if (f->hash) XXH3_128bits_reset(f->hash);
         if (r->axis[0].per_word > 1) f->merged = malloc(f->row_bytes_old + 1);
         if (f->any_order && f->cap_held < f->rows_old) f->spare = fqi_calloc(MAX_PER_WORD, f->row_bytes_old + 1);
-        if (!f->hull || !f->row || (r->axis[0].per_word > 1 && !f->merged) || (f->any_order && f->cap_held < f->rows_old && !f->spare)) s = fqi_fail_nomem(e, "row of channels");
+        if (!f->hull || !f->row || !f->hash || (r->axis[0].per_word > 1 && !f->merged) || (f->any_order && f->cap_held < f->rows_old && !f->spare)) s = fqi_fail_nomem(e, "row of channels");
     }
     if (s != FQ_OK) fqi_fields_close(f);
     else *out = f;
@@ -125,7 +132,17 @@ void fqi_fields_close(fqi_fields *f)
     free(f->spare);
     free(f->merged);
     free(f->row);
+    XXH3_freeState(f->hash);
     free(f);
+}
+
+bool fqi_fields_hash(const fqi_fields *f, uint64_t hash[2])
+{
+    if (f->n_hashed < f->rows_old) return false;
+    const XXH128_hash_t h = XXH3_128bits_digest(f->hash);
+    hash[0] = h.high64;
+    hash[1] = h.low64;
+    return true;
 }
 
 /* ---- source rows ---- */
@@ -137,6 +154,10 @@ static fq_status hold(fqi_fields *f, int64_t first, fq_err *e)
     FQI_TRY(fqi_file_read_bulk(f->r.file, f->hull, (size_t)(left < f->cap_held ? left : f->cap_held) * f->row_bytes_old, f->r.tensor->off + (uint64_t)first * f->row_bytes_old, &f->data, e));
     f->held = first;
     f->n_held = left < f->cap_held ? left : f->cap_held;
+    if (first == f->n_hashed) {
+        XXH3_128bits_update(f->hash, f->data, (size_t)f->n_held * f->row_bytes_old);
+        f->n_hashed += f->n_held;
+    }
     return FQ_OK;
 }
 

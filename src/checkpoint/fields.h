@@ -35,6 +35,9 @@ typedef struct fqi_fields fqi_fields;
 fq_status fqi_fields_open(const fqi_fields_request *r, fqi_fields **out, fq_err *e);
 /* Bytes [off, off + n) of the new tensor; cheap when asked for front to back. */
 fq_status fqi_fields_read(fqi_fields *f, uint64_t off, unsigned char *out, size_t n, fq_err *e);
+/* XXH3-128 of the old tensor, high half first, if all of it has passed by in its order: always when its last row was read, but for rows in any order that
+ * were more than `memory` holds. */
+bool fqi_fields_hash(const fqi_fields *f, uint64_t hash[2]);
 void fqi_fields_close(fqi_fields *f);   /* NULL is fine. Not the file */
 
 #endif

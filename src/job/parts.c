@@ -456,6 +456,7 @@ typedef struct fqi_parts_reader {
     bool open;
     fqi_fields *fields;
     int32_t *of[2];
+    fqi_hash128 *hash;          /* of each tensor of the catalogue that passed by in its order; 0: not known */
 } reader;
 
 static void end_tensor(reader *r)
@@ -464,12 +465,14 @@ static void end_tensor(reader *r)
     if (r->open) fqi_file_close(&r->file);
     free(r->of[0]);
     free(r->of[1]);
-    *r = (reader){ .tensor = SIZE_MAX };
+    *r = (reader){ .tensor = SIZE_MAX, .hash = r->hash };
 }
 
 static void close_reader(reader *r)
 {
-    if (r) end_tensor(r);
+    if (!r) return;
+    end_tensor(r);
+    free(r->hash);
     free(r);
 }
 
@@ -536,6 +539,7 @@ static fq_status begin_tensor(const fqi_parts *p, const fq_run *run, size_t i, r
 static fq_status put_together(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e)
 {
     reader *r = p->reader;
+    if (!r->hash && !(r->hash = fqi_calloc(p->ckpt->n_tensor + 1, sizeof *r->hash))) return fqi_fail_nomem(e, "hash table");
     if (r->tensor != i || off == 0) {
         const fq_status s = begin_tensor(p, run, i, r, e);
         if (s != FQ_OK) {
@@ -543,7 +547,17 @@ static fq_status put_together(const fqi_parts *p, const fq_run *run, size_t i, u
             return s;
         }
     }
-    return fqi_fields_read(r->fields, off, out, n, e);
+    FQI_TRY(fqi_fields_read(r->fields, off, out, n, e));
+    uint64_t hash[2];
+    if (r->hash[i].hi == 0 && r->hash[i].lo == 0 && fqi_fields_hash(r->fields, hash)) r->hash[i] = (fqi_hash128){ .hi = hash[0], .lo = hash[1] };
+    return FQ_OK;
+}
+
+bool fqi_parts_source_hash(const fqi_parts *p, size_t i, fqi_hash128 *out)
+{
+    if (!p || !p->reader || !p->reader->hash) return false;
+    *out = p->reader->hash[i];
+    return out->hi != 0 || out->lo != 0;
 }
 
 const fqi_part_plan *fqi_parts_of(const fqi_parts *p, size_t i)

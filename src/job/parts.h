@@ -19,6 +19,7 @@
 #include "checkpoint/quantized.h"
 #include "job/fold.h"
 #include "job/mapping.h"
+#include "job/provenance.h"
 
 #define FQI_NO_PART UINT32_MAX
 
@@ -66,6 +67,9 @@ void fqi_parts_free(fqi_parts *p);
 const fqi_part_plan *fqi_parts_of(const fqi_parts *p, size_t i);
 /* Bytes [off, off + n) of computed tensor i, front to back. Reads what it needs of the source. One thread at a time. */
 fq_status fqi_parts_make(const fqi_parts *p, const fq_run *run, size_t i, uint64_t off, unsigned char *out, size_t n, fq_err *e);
+
+/* The hash of computed tensor i as it was, if making it read all of it anyway; after its last byte was made. False: it must be read. */
+bool fqi_parts_source_hash(const fqi_parts *p, size_t i, fqi_hash128 *out);
 
 /* Bytes that putting channels in order takes at most beside the writer's buffers; 0 without a fold. */
 uint64_t fqi_parts_memory(const fqi_parts *p, const fq_run *run);

@@ -184,6 +184,7 @@ static fq_status finish_hashes(stream *st, size_t k, fq_err *e)
     st->r->out_hash[k] = digest(st->out);
     if (!t->src) { st->r->source_hash[k] = (fqi_hash128){ 0, 0 }; return FQ_OK; }
     if (!t->changed) { st->r->source_hash[k] = st->r->out_hash[k]; return FQ_OK; }   /* the same bytes */
+    if (t->computed && st->r->made_from && st->r->made_from(st->r->user, k, &st->r->source_hash[k])) return FQ_OK;
     if (st->source_in_order && st->source_pos == t->src->bytes) {
         st->r->source_hash[k] = digest(st->source);
         return FQ_OK;

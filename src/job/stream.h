@@ -24,6 +24,8 @@ typedef struct fqi_stream_request {
     /* n bytes of a made or computed tensor (outplan.h) from byte `off` on; called from the reader thread, front to back. NULL: there is none. Their
      * source_hash stays as it is (0). */
     fq_status (*made)(void *user, size_t tensor, uint64_t off, uint8_t *to, size_t n, fq_err *e);
+    /* The source_hash of a computed tensor, if making it told; NULL or false: the source is read for it. After its last byte was made. */
+    bool (*made_from)(void *user, size_t tensor, fqi_hash128 *hash);
     void *user;
 } fqi_stream_request;
 

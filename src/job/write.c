@@ -98,6 +98,12 @@ static fq_status compute_part(void *user, size_t tensor, uint64_t off, uint8_t *
     return fqi_parts_make(r->parts, r->run, (size_t)(r->plan->tensor[tensor].src - r->ckpt->tensor), off, to, n, e);
 }
 
+static bool source_of_part(void *user, size_t tensor, fqi_hash128 *hash)
+{
+    const fqi_write_request *r = user;
+    return fqi_parts_source_hash(r->parts, (size_t)(r->plan->tensor[tensor].src - r->ckpt->tensor), hash);
+}
+
 static fq_status write_shards(const fqi_write_request *r, const fqi_outdir *o, const hashes *h, fqi_write_result *out, fq_err *e)
 {
     keys k;
@@ -112,6 +118,7 @@ static fq_status write_shards(const fqi_write_request *r, const fqi_outdir *o, c
     };
     if (r->parts) {
         s.made = compute_part;
+        s.made_from = source_of_part;
         s.user = (void *)(uintptr_t)r;   /* const for us too */
     }
     fq_status status = journal.n_done > 0 ? FQ_OK : check_space(o, out->file_bytes, e);

@@ -8,9 +8,13 @@
 #include <string.h>
 #include <cmocka.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "checkpoint/fields.h"
 #include "support.h"
 
+static int n_hashed;
 static uint64_t rng;
 static uint64_t rnd(uint64_t n) { return fqt_random(&rng) % n; }
 
@@ -106,6 +110,11 @@ static void one_case(const char *path, const unsigned char *bytes, size_t n_byte
         if (fqi_fields_read(x, at, got + at, step, &e) != FQ_OK) fail_msg("%s", e.text);
     }
     assert_memory_equal(got, want, n);
+    uint64_t hash[2];
+    const XXH128_hash_t right = XXH3_128bits(bytes + t.off, (size_t)t.bytes);
+    const bool hashed = fqi_fields_hash(x, hash);
+    if (hashed && (hash[0] != right.high64 || hash[1] != right.low64)) fail_msg("another hash of the source");
+    n_hashed += hashed;
     fqi_fields_close(x);
     fqi_file_close(&f);
     free(want);
@@ -128,6 +137,8 @@ static void any_order(void **state)
     assert_int_equal(fqi_write_file(path, bytes, n, &e), FQ_OK);
     printf("seed %llu\n", (unsigned long long)seed);
     for (int i = 0; i < 3000; i++) one_case(path, bytes, n);
+    printf("%d of 3000 sources were hashed on the way\n", n_hashed);
+    assert_true(n_hashed > 300 && n_hashed < 3000);
     free(bytes);
 }
 
