@@ -233,7 +233,7 @@ fq_status fqi_comm_broadcast(fqi_comm *c, int root, void *bytes, size_t n, fq_er
 
 fq_status fqi_comm_same(fqi_comm *c, const char *what, const void *bytes, size_t n, fq_err *e)
 {
-    char who[3 * FQI_NAME_MAX];
+    char who[3 * FQI_NAME_MAX], host[FQI_NAME_MAX + 1];
     fq_err why;
     if (!c) return FQ_OK;
     if (c->failed) return again(c, e);
@@ -242,7 +242,8 @@ fq_status fqi_comm_same(fqi_comm *c, const char *what, const void *bytes, size_t
     for (int r = 1; r < c->size; r++) {
         if (c->header[r].check == c->header[0].check) continue;
         name_rank(&c->header[r], r, who, sizeof who);
-        return fail_for_good(c, fqi_fail(&why, FQ_E_INPUT, NULL, "ranks-differ", "%s: found another %s than on rank 0 (%s), expected the same on all ranks", who, what, c->header[0].host), &why, e);
+        return fail_for_good(c, fqi_fail(&why, FQ_E_INPUT, NULL, "ranks-differ", "%s: found another %s than on rank 0 (%s), expected the same on all ranks", who, what,
+                                         fqi_escape_n(host, c->header[0].host, strnlen(c->header[0].host, FQI_HOST_MAX))), &why, e);
     }
     return FQ_OK;
 }

@@ -4,10 +4,12 @@
  * threads (this and the watching one), processors are free while a rank waits, and a peer that is gone is found by watch.c instead of never. */
 #include <dlfcn.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "comm/mpi_private.h"
@@ -151,11 +153,59 @@ static void failing(fqi_comm *c, fq_status status, const fq_err *why)
     pthread_mutex_unlock(&l->lock);
 }
 
+/* ---- starting MPI -------------------------------------------------------------------------------------------------- */
+
+static double limit_of(const fq_run *run) { return run->heartbeat_seconds > 0 ? run->heartbeat_seconds : FQI_HEARTBEAT_SECONDS; }
+
+/* MPI waits in there for all ranks, one that never comes too; nobody watches yet. */
+typedef struct guard { pthread_mutex_t lock; pthread_cond_t wake; pthread_t thread; const fq_run *run; bool started, running; } guard;
+
+static void *wait_for_init(void *arg)
+{
+    guard *g = arg;
+    struct timespec until;
+    char line[160];
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += (time_t)limit_of(g->run) + 1;
+    pthread_mutex_lock(&g->lock);
+    while (!g->started && pthread_cond_timedwait(&g->wake, &g->lock, &until) == 0) {}
+    const bool started = g->started;
+    pthread_mutex_unlock(&g->lock);
+    if (started) return NULL;
+    (void)snprintf(line, sizeof line, "start: rank-lost: found that not all ranks have come after %.0f seconds, expected all", limit_of(g->run));
+    if (g->run->lost) g->run->lost(g->run->user, line);
+    _exit(-FQ_E_PEER);
+}
+
+static void guard_start(guard *g, const fq_run *run)
+{
+    sigset_t all, before;
+    *g = (guard){ .run = run };
+    (void)pthread_mutex_init(&g->lock, NULL);
+    (void)pthread_cond_init(&g->wake, NULL);
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    g->running = pthread_create(&g->thread, NULL, wait_for_init, g) == 0;   /* without it we wait as MPI does */
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void guard_end(guard *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->started = true;
+    pthread_cond_signal(&g->wake);
+    pthread_mutex_unlock(&g->lock);
+    if (g->running) (void)pthread_join(g->thread, NULL);
+    (void)pthread_cond_destroy(&g->wake);
+    (void)pthread_mutex_destroy(&g->lock);
+}
+
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
 static void free_link(fqi_link *l)
 {
     fqi_watch_stop(l);
+    if (l->sent && !fqi_watch_drained(l)) return;   /* a peer does not take its last message: MPI keeps the memory */
     free(l->request);
     free(l->peer);
     free(l->sent);
@@ -173,12 +223,13 @@ static void release(fqi_comm *c)
 
 static const fqi_transport transport = { .headers = headers, .exchange = exchange, .failing = failing, .free = release };
 
-static fq_status make_link(const fq_run *run, const fqi_mpi *mpi, fqi_comm *c, fqi_link **out, fq_err *e)
+static fq_status make_link(const fq_run *run, const fqi_mpi *mpi, int job, fqi_comm *c, fqi_link **out, fq_err *e)
 {
     const size_t n = (size_t)c->size;
     fqi_link *l = fqi_calloc(1, sizeof *l);
     if (!l) return fqi_fail_nomem(e, "ranks");
-    *l = (fqi_link){ .mpi = mpi, .comm = c, .run = run, .limit = run->heartbeat_seconds > 0 ? run->heartbeat_seconds : FQI_HEARTBEAT_SECONDS };
+    *l = (fqi_link){ .mpi = mpi, .comm = c, .run = run, .limit = limit_of(run) };
+    l->out.job = (uint32_t)job;
     (void)pthread_mutex_init(&l->lock, NULL);
     (void)pthread_cond_init(&l->wake, NULL);
     l->request = fqi_calloc(2 * n, sizeof *l->request);
@@ -189,10 +240,10 @@ static fq_status make_link(const fq_run *run, const fqi_mpi *mpi, fqi_comm *c, f
 }
 
 /* The link begins to work, and with it the communicator. */
-static fq_status connect_ranks(const fq_run *run, const fqi_mpi *mpi, fqi_comm *c, fq_err *e)
+static fq_status connect_ranks(const fq_run *run, const fqi_mpi *mpi, int job, fqi_comm *c, fq_err *e)
 {
     fqi_link *l = NULL;
-    fq_status s = make_link(run, mpi, c, &l, e);
+    fq_status s = make_link(run, mpi, job, c, &l, e);
     if (s == FQ_OK) s = fqi_watch_start(l, e);
     if (s != FQ_OK) {
         if (l) free_link(l);
@@ -206,11 +257,15 @@ static fq_status connect_ranks(const fq_run *run, const fqi_mpi *mpi, fqi_comm *
 fq_status fqi_mpi_start(const fq_run *run, fqi_comm **out, fq_err *e)
 {
     const fqi_mpi *mpi = NULL;
-    int rank = 0, size = 1, n_local = 1, threads = 0;
+    int rank = 0, size = 1, n_local = 1, threads = 0, job = 0;
+    guard g;
     char why[FQI_MPI_WHY] = "", shown[FQI_NAME_MAX + 1];
     fqi_comm *c;
     FQI_TRY(load(&mpi, e));
-    if (mpi->init(&rank, &size, &n_local, &threads, why) != 0)
+    guard_start(&g, run);
+    const int failed = mpi->init(&rank, &size, &n_local, &threads, &job, why);
+    guard_end(&g);
+    if (failed)
         return fqi_fail(e, FQ_E_PEER, NULL, "mpi", "found \"%s\" from MPI, expected that it starts", fqi_escape(shown, why));
     if (!threads) return fqi_fail(e, FQ_E_PEER, NULL, "mpi", "found an MPI for a single thread, expected one that threads may call in turn (MPI_THREAD_SERIALIZED)");
     if (size == 1)
@@ -219,7 +274,7 @@ fq_status fqi_mpi_start(const fq_run *run, fqi_comm **out, fq_err *e)
     fq_status s = fqi_comm_create(rank, size, &c, e);
     if (s == FQ_OK) {
         c->n_local = n_local < 1 ? 1 : n_local;
-        s = connect_ranks(run, mpi, c, e);
+        s = connect_ranks(run, mpi, job, c, e);
         if (s != FQ_OK) fqi_comm_free(c);
     }
     if (s != FQ_OK) {   /* the others wait for this rank, and it cannot talk to them */

@@ -10,7 +10,7 @@
 
 /* What a process says of itself several times a second. text: of its failure, sent only with a status. */
 typedef struct fqi_beat {
-    uint32_t layout;
+    uint32_t layout, job;              /* job: of this process; one that is late belongs to the job before */
     int32_t status, over;              /* over: this rank ends the job, and has said why */
     char phase[FQI_PHASE_MAX + 1], host[FQI_HOST_MAX + 1];
     char text[sizeof ((fq_err *)0)->text];
@@ -39,6 +39,8 @@ typedef struct fqi_link {
 
 fq_status fqi_watch_start(fqi_link *l, fq_err *e);
 void fqi_watch_stop(fqi_link *l);
+/* Is nothing on its way any more that MPI reads from l? */
+bool fqi_watch_drained(fqi_link *l);
 /* Ends the job on all ranks: says why, and does not come back. */
 void fqi_watch_give_up(fqi_link *l, fq_status status, const char *line) __attribute__((noreturn));
 

@@ -90,7 +90,7 @@ static void hear(fqi_link *l)
         if (l->mpi->receive(from, FQI_TAG_BEAT, &l->in, n, &r, why) != 0) return;
         for (int k = 0; k < 1000 && !done; k++)   /* it has come: this is copying */
             if (l->mpi->test(1, &r, &done, why) != 0) return;
-        if (!done || n < (int)offsetof(fqi_beat, text) || l->in.layout != LAYOUT) continue;
+        if (!done || n < (int)offsetof(fqi_beat, text) || l->in.layout != LAYOUT || l->in.job != l->out.job) continue;
         fqi_peer *p = &l->peer[from];
         p->heard = now();
         memcpy(p->phase, l->in.phase, sizeof p->phase);
@@ -218,4 +218,16 @@ void fqi_watch_stop(fqi_link *l)
     pthread_mutex_unlock(&l->lock);
     (void)pthread_join(l->thread, NULL);
     l->running = false;
+}
+
+bool fqi_watch_drained(fqi_link *l)
+{
+    const struct timespec nap = { .tv_nsec = 5000000 };
+    char why[FQI_MPI_WHY];
+    int done = 0;
+    for (int i = 0; i < 20 && !done; i++) {
+        if (i > 0) (void)nanosleep(&nap, NULL);
+        if (l->mpi->test(l->comm->size, l->sent, &done, why) != 0) return false;
+    }
+    return done;
 }

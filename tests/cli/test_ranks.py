@@ -46,6 +46,21 @@ def same_bits(_):
         expect(status == 0 and out == threads and len(out) == 17, f'{n} ranks: exit {status}, {out!r} by MPI, {threads!r} by threads, {err}')
 
 
+def second_job(_):
+    """A job that failed leaves nothing behind that the next one of the same processes would take for its own."""
+    status, out, err, _ = mpirun(3, [PROBE, '0', 'twice', '1'])
+    threads = subprocess.run([PROBE, '3', 'twice', '1'], capture_output=True, text=True, check=True, timeout=60).stdout
+    expect(status == 0 and out == threads and len(out) == 17, f'exit {status}: {out!r}, {threads!r} by threads: {err}')
+
+
+def never_comes(_):
+    if not FULL:
+        return
+    stopped = ['sh', '-c', '[ "$OMPI_COMM_WORLD_RANK" = 1 ] && kill -STOP $$; exec "$@"', 'x', PROBE, '0', 'sum']
+    status, _, err, seconds = mpirun(2, stopped, HEARTBEAT='2')
+    expect(status == 7 and 'found that not all ranks have come after 2 seconds' in err and seconds < 10, f'exit {status} after {seconds:.1f} s: {err}')
+
+
 def one_fails(what, rank, status, text, most, **env):
     got, out, err, seconds = mpirun(3, [PROBE, '0', what, str(rank)], **env)
     lines = [line for line in err.splitlines() if line.startswith('probe: ')]
@@ -208,7 +223,7 @@ def count_of_ranks(_):
 
 
 # All of these wait more than they compute: some at a time.
-TESTS = {'the same bits by MPI and by threads': same_bits, 'one rank fails, dies, stops, differs': failures, 'a slow rank is waited for': slow_rank_is_waited_for,
+TESTS = {'the same bits by MPI and by threads': same_bits, 'one rank fails, dies, stops, differs': failures, 'two jobs of the same processes': second_job, 'a rank that never comes': never_comes, 'a slow rank is waited for': slow_rank_is_waited_for,
          'not as many as asked for': count_of_ranks,
          'eval: the same numbers': eval_alike, 'generate: the same text': generate_alike, 'verify: fitted models on their ranks': fitted, 'ranks with other options or models': other_options,
            'a model that one rank does not have': missing_on_one, 'a rank is lost while it waits': lost_while_serving, 'other commands': not_divided}

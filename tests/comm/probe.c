@@ -5,6 +5,7 @@
  *     comm_probe N kill|stop|exit|exit3|segv|slow RANK     ... or is killed, ..., in phase "round 5"
  *     comm_probe N same RANK        that rank has another option
  *     comm_probe N count RANK       that rank sums another number of floats
+ *     comm_probe N twice RANK       fail, and then sum in the same process
  *     comm_probe N busy RANK        that rank fails while the others compute without end
  *
  * N: fq_run.n_rank, 0 = as mpirun says. HEARTBEAT in the environment: seconds. */
@@ -100,6 +101,11 @@ int main(int argc, char **argv)
     const fq_run run = { .n_rank = atoi(argv[1]), .lost = lost, .cancelled = cancelled, .heartbeat_seconds = beat ? atof(beat) : 0 };
     fq_err e = { 0 };
     (void)signal(SIGTERM, on_signal);   /* as fitq does: mpirun's wish to end is not the end at once */
+    if (strcmp(q.what, "twice") == 0) {
+        q.what = "fail";
+        if (fqi_ranks_run(&run, job, &q, &e) != FQ_E_IO) return 1;
+        q.what = "sum";
+    }
     const fq_status s = fqi_ranks_run(&run, job, &q, &e);
     if (s != FQ_OK && fq_rank() == 0) fprintf(stderr, "probe: %s\n", e.text);
     return -(int)s;

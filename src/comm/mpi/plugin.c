@@ -13,7 +13,7 @@
 _Static_assert(sizeof(MPI_Request) <= sizeof(uint64_t), "a request fits");
 
 static MPI_Comm ours;
-static int up;
+static int up, n_job;
 
 static int explain(int code, char *why)
 {
@@ -47,7 +47,7 @@ static int count_local(int *n)
     return code;
 }
 
-static int init(int *rank, int *size, int *n_local, int *threads, char *why)
+static int init(int *rank, int *size, int *n_local, int *threads, int *job, char *why)
 {
     int code, have = MPI_THREAD_SINGLE, was = 0;
     code = MPI_Initialized(&was);
@@ -66,6 +66,7 @@ static int init(int *rank, int *size, int *n_local, int *threads, char *why)
     if (code == MPI_SUCCESS) code = MPI_Comm_size(ours, size);
     if (code == MPI_SUCCESS) code = count_local(n_local);
     *threads = have >= MPI_THREAD_SERIALIZED;
+    *job = n_job++;
     return explain(code, why);
 }
 

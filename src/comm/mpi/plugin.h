@@ -17,8 +17,9 @@ typedef struct fqi_mpi_request { uint64_t bits; } fqi_mpi_request;
 /* Functions give 0, or another number and the reason in `why` (of FQI_MPI_WHY bytes), which the caller of the library holds. */
 typedef struct fqi_mpi {
     uint32_t abi;
-    /* Once in a process. n_local: ranks on this machine. threads: MPI may be called from several threads, one at a time. */
-    int (*init)(int *rank, int *size, int *n_local, int *threads, char *why);
+    /* Collective; starts MPI the first time. job: how often it was called. n_local: ranks on this machine. threads: MPI may be called from several
+     * threads, one at a time. */
+    int (*init)(int *rank, int *size, int *n_local, int *threads, int *job, char *why);
     int (*send)(int to, int tag, const void *bytes, int n, fqi_mpi_request *out, char *why);
     int (*receive)(int from, int tag, void *bytes, int n, fqi_mpi_request *out, char *why);
     int (*gather)(const void *mine, int n, void *all, fqi_mpi_request *out, char *why);   /* n bytes of every rank to all */
