@@ -19,7 +19,7 @@
 
 #define LAYOUT 0x46715262u
 #define TICK 0.1          /* seconds */
-#define SILENT 0.45       /* while we are asked to end: more than any living process is silent for */
+#define SILENT 0.6        /* while we are asked to end: more than any living process is silent for */
 #define GRACE 6.0         /* from a rank's failure to the end of all */
 #define ASLEEP 2.0        /* a tick that took that long: we did not run */
 
