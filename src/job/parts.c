@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "checkpoint/fields.h"
 #include "checkpoint/packed.h"
+#include "job/parts_zeros.h"
 
 #define FOLD_BYTES ((uint64_t)128 << 20)   /* rows that are held of a tensor whose rows are wanted in any order: all of a 72B model's down_proj */
 
@@ -38,6 +39,7 @@ typedef struct looking {
     fqi_quant_size old, new;    /* of the forward maps */
     bool ordered;               /* g_idx is another than k / group, and stays so */
     bool regroups;
+    bool own_zeros;             /* groups are filled up in part, and have zero points of their own */
     bool takes_channels;        /* it is a down_proj */
     const fqi_fold_mlp *fold;   /* the channels of dimension fold_k (1: K) go in this order; NULL: as they are */
     int fold_k;
@@ -152,18 +154,12 @@ static void choose_fill(const fqi_quant_module *m, fqi_part part, unsigned char 
 }
 
 /* Empty places in a group that is used have its zero point, which is one number for all only in symmetric weights. */
-static fq_status check_zeros(const looking *l, fq_err *e)
+static fq_status check_zeros(looking *l, fq_err *e)
 {
     const fqi_quant_module *q = &l->m->now;
-    fqi_map whole = { 0 };
-    fq_err why;
-    char shown[FQI_NAME_MAX + 1];
-    if (q->form->floats || q->sym || !l->forward[1] || l->ordered) return FQ_OK;
-    const fq_status s = fqi_map_shrink(l->forward[1], l->new.group_cols, &whole, &why);
-    fqi_map_free(&whole);
-    if (s == FQ_OK || s == FQ_E_NOMEM) return s == FQ_OK ? s : fqi_fail_nomem(e, "maps of parts");
-    return fqi_fail(e, FQ_E_INPUT, FQI_FILE(l->j->p->ckpt->info.path), "packed-zero", "module %s: found zero points of their own, and groups that would be filled up in part, expected whole groups of %" PRId64,
-                    module_name(l, shown), l->new.group_cols);
+    l->own_zeros = false;
+    if (q->form->floats || q->sym || l->j->forward || !l->axis[1] || l->ordered) return FQ_OK;
+    return fqi_zero_fill_needed(l->axis[1], l->m->size_new.group_cols, &l->own_zeros, e);
 }
 
 /* ---- g_idx --------------------------------------------------------------------------------------------------------- */
@@ -230,7 +226,7 @@ static fq_status plan_fold(const looking *l, fqi_part part, int d, fqi_part_plan
 }
 
 /* From channels, not moved in runs. */
-static bool is_put_together(const fqi_part_plan *x) { return x->fold || x->cut[0] || x->cut[1]; }
+static bool is_put_together(const fqi_part_plan *x) { return x->fold || x->cut[0] || x->cut[1] || x->own_zeros; }
 
 static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e)
 {
@@ -241,6 +237,7 @@ static fq_status plan_part(looking *l, uint32_t module, fqi_part part, fq_err *e
     fqi_part_plan *x = &p->of[t - p->ckpt->tensor];
     *x = (fqi_part_plan){ .module = module, .part = (uint8_t)part };
     choose_fill(q, part, x->fill);
+    x->own_zeros = l->own_zeros && part == FQI_PART_CODES;
     for (int d = 0; d < t->rank && d < 2; d++) {
         const fqi_part_dim dim = form->dim[d];
         const int k = dim.along == FQI_ALONG_K;
@@ -455,6 +452,7 @@ typedef struct fqi_parts_reader {
     fqi_file file;
     bool open;
     fqi_fields *fields;
+    fqi_zero_fill *zeros;
     int32_t *of[2];
     fqi_hash128 *hash;          /* of each tensor of the catalogue that passed by in its order; 0: not known */
 } reader;
@@ -462,6 +460,7 @@ typedef struct fqi_parts_reader {
 static void end_tensor(reader *r)
 {
     fqi_fields_close(r->fields);
+    fqi_zero_fill_close(r->zeros);
     if (r->open) fqi_file_close(&r->file);
     free(r->of[0]);
     free(r->of[1]);
@@ -532,6 +531,10 @@ static fq_status begin_tensor(const fqi_parts *p, const fq_run *run, size_t i, r
     r->open = true;
     for (int d = 0; d < t->rank; d++) FQI_TRY(begin_dim(p, run, i, d, &q.axis[t->rank == 1 ? 1 : d], r, e));
     FQI_TRY(fqi_fields_open(&q, &r->fields, e));
+    if (x->own_zeros) {
+        const fqi_parts_module *m = &p->module[x->module];
+        FQI_TRY(fqi_zero_fill_open(p->ckpt, run->io, &m->now, m->map[1], &m->size_new, &r->zeros, e));
+    }
     r->tensor = i;
     return FQ_OK;
 }
@@ -548,6 +551,7 @@ static fq_status put_together(const fqi_parts *p, const fq_run *run, size_t i, u
         }
     }
     FQI_TRY(fqi_fields_read(r->fields, off, out, n, e));
+    if (r->zeros) fqi_zero_fill_apply(r->zeros, off, out, n);
     uint64_t hash[2];
     if (r->hash[i].hi == 0 && r->hash[i].lo == 0 && fqi_fields_hash(r->fields, hash)) r->hash[i] = (fqi_hash128){ .hi = hash[0], .lo = hash[1] };
     return FQ_OK;
@@ -611,5 +615,5 @@ void fqi_parts_units(const fqi_quant_scheme *s, int64_t *unit, int64_t *grain)
     *unit = words && s->group_size > 0 ? s->group_size : *grain;
     for (int d = 0; d < 2; d++)
         if (s->block[d] > *unit) *unit = s->block[d];
-    if (words && !s->sym) *grain = *unit;   /* groups with zero points of their own are not split: what fills them up would not be zero */
+    if (words && !s->sym && s->zeros_v1) *grain = *unit;   /* not split: what fills up a group is its zero point, and of this format some have no code */
 }

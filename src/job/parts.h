@@ -11,7 +11,7 @@
  * folded (job/fold.h), whatever has its channels is put together from single channels (checkpoint/fields.h); these tensors count as computed too.
  *
  * Refused, with the module's name: maps that would put two groups into one ("map-block"), lengths that do not fill words ("map-unit"), maps that fill up part of a group whose
- * zero points are its own ("packed-zero"), or end in part of a group of integers ("packed-group"); codes that straddle words ("packed-bits":
+ * zero points are its own and have no code ("packed-zero"), or end in part of a group of integers ("packed-group"); codes that straddle words ("packed-bits":
  * 3 bits); and a stored shape that does not tell the lengths ("packed-shape"). Until fqi_parts_make only orders and shapes are read. */
 #ifndef FITQ_JOB_PARTS_H
 #define FITQ_JOB_PARTS_H
@@ -32,6 +32,7 @@ typedef struct fqi_part_plan {
     const fqi_map *cut[2];            /* of a dimension of words that the axis' map cuts: that map, in elements; the words are put together again */
     const fqi_map *map[2];            /* NULL: identity, or by fold or cut. In the table's hands */
     unsigned char fill[4];
+    bool own_zeros;                   /* what fills up a group is its zero point (parts_zeros.h), not `fill` */
     int64_t shape_new[2];
 } fqi_part_plan;
 

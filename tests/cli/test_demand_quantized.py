@@ -228,21 +228,6 @@ def runs(path, row, way):
     need(entry['verdict'] == 'runs' or by_experts, f'{way["command"]}: {entry["verdict"]} afterwards')
 
 
-def repair_by_groups(work, row, drawn):
-    """Row 11 with zero points: two heads of 64 share a group, and what fills up a group would need its zero point. Smaller groups need no filling."""
-    source, target = os.path.join(work, 'MODEL'), os.path.join(work, 'out')
-    make(source, model(row[1], row[2]), row[3], row[4], drawn)
-    way = next(w for w in broken(source, row) if w['regroup'] and not w['fit'])
-    code, _, err = fitq('pad', source, '-o', target, '--quiet', '--regroup', str(way['group_size']))
-    need(code == 0, f'{way["command"]}: exit {code}: {err}')
-    runs(target, row, way)
-    code, out, err = fitq('verify', source, target, '--context', '8', '--chunks', '1', '--quiet')
-    need(code == 0 and 'same: ' in out, f'verify: exit {code}: {out}{err}')
-    shutil.rmtree(source)
-    shutil.rmtree(target)
-    return 1
-
-
 def repair(work, row, drawn):
     source = os.path.join(work, 'MODEL')
     make(source, model(row[1], row[2]), row[3], row[4], drawn)
@@ -276,7 +261,7 @@ def main():
             try:
                 if FULL or (row[0], row[3]) in quick:
                     quick.discard((row[0], row[3]))
-                    print(f'{name}: {(repair_by_groups if (row[0], row[3]) == (11, "awq") else repair)(work, row, drawn)} ways', flush=True)
+                    print(f'{name}: {repair(work, row, drawn)} ways', flush=True)
                 else:
                     write_config(work, model(row[1], row[2]), row[3], row[4])
                     broken(os.path.join(work, 'config.json'), row)
