@@ -1,7 +1,8 @@
 /* cmd_verify.c - the proof that a fitted checkpoint is still the same model.
  *
  * --weights: structure only; every element of B is the element of A that the map names, or a zero, and every element of A is there. Without
- * it both are run over the same tokens as well, and the verdict says which kind of sameness was found, never more than that. */
+ * it both are run over the same tokens as well, and the verdict says which kind of sameness was found, never more than that. With --tp one
+ * checkpoint is looked at as engines would cut it (verify_slices.c). */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "output.h"
 #include "progress.h"
 #include "report.h"
+#include "verify_slices.h"
 
 /* ---- weights only -------------------------------------------------------------------------------------------------- */
 
@@ -331,8 +333,23 @@ static int run_proof(const arg_values *a)
     return status ? status : -(int)s;
 }
 
+/* PATH --tp N: no second checkpoint, and nothing is run. */
+static int run_slices(const arg_values *a)
+{
+    arg_values names = *a;
+    if (a->n_operand != 1) return args_usage("verify", "--tp looks at the slices of one checkpoint, two were given");
+    if (a->tp.n != 1 || a->tp.v[0] < 2) return args_usage("verify", "--tp wants one number of GPUs, 2 to 64");
+    if (a->weights || a->text || a->ids || a->context || a->chunks || a->served || a->scratch || a->ranks || a->expert_parallel)
+        return args_usage("verify", "--tp runs no model: it goes with --engine, --format, --json and --quiet");
+    if (!command_engines(&cmd_verify, &names.engine) || !command_formats(&cmd_verify, &names.format)) return -FQ_E_USAGE;
+    return fq_rank() > 0 ? 0 : verify_slices(&names);
+}
+
 static int run_verify(const arg_values *a)
 {
+    if (a->tp.n > 0) return run_slices(a);
+    if (a->engine.n || a->format.n) return args_usage("verify", "--engine and --format go with --tp");
+    if (a->n_operand != 2) return args_usage("verify", "it compares two checkpoints, one was given; with --tp N it looks at the slices of one");
     if (a->weights && a->ranks) return args_usage("verify", "--weights is not divided over ranks: it does not go with --ranks");
     if (a->weights && fq_rank() > 0) return 0;   /* rank 0 does it */
     bool runs = a->text || a->ids || a->context || a->chunks || a->served || a->scratch;
@@ -344,6 +361,9 @@ static int run_verify(const arg_values *a)
 static const arg_option options[] = {
     { "weights", 'w', ARG_FLAG, NULL, ARG_OFFSET(weights), "compare every element of the weights under the maps, and run nothing", NULL, 0,
       0, ARG_ANY },
+    { "tp", 0, ARG_INTS, "N", ARG_OFFSET(tp), "look at what engines would load of PATH on each of N GPUs", NULL, 1, 64, ARG_ANY },
+    { "engine", 'e', ARG_STRINGS, "ID,...", ARG_OFFSET(engine), "with --tp: whose loaders; vllm, vllm-2025, sglang (default: vllm,sglang)", NULL, 0, 0, ARG_ENGINE },
+    ARG_OPT_FORMAT("the checkpoint's own; with --tp"),
     ARG_OPT_TEXT, ARG_OPT_IDS,
     ARG_OPT_WINDOW("512; 256 without text or ids"),
     ARG_OPT_CHUNKS("all; 2 without text or ids"),
@@ -356,17 +376,21 @@ static const arg_option options[] = {
 
 const arg_command cmd_verify = {
     .name = "verify", .summary = "prove that a fitted checkpoint is still the same model",
-    .synopsis = "A B [--weights | --text FILE | --ids FILE] [options]",
+    .synopsis = "A B [--weights | --text FILE | --ids FILE] [options]\n       fitq verify PATH --tp N [--engine ID,...] [options]",
     .text = "Weights: B is compared with A, element by element, under the maps in B's fitq.json (without one: the identity). Every "
             "element of B is the element of A that the map names, or a zero, and every element of A is there; or the first "
             "difference is named. Numbers: both are run over the same tokens (without text or ids: over pseudo-random ids), in fitq's fixed order of "
             "summation and in the order of a tuned matrix product. The verdict is one of: the same bits; the same function in real arithmetic, "
             "with logits within the bound; agreement on this text only (weights that no map makes comparable); different. The bound is 16 times what another order of summation "
-            "does to A alone.",
+            "does to A alone. "
+            "With --tp one checkpoint is looked at as engines would load it on N GPUs: codes, scales, zero points and g_idx of every slice as each engine "
+            "cuts them, and query heads with their KV heads. What an engine would refuse is named with its rule; what it would load and compute wrongly, "
+            "without a word, with rank, tensor, the first element that differs, and how much.",
     .examples = "  fitq verify Qwen2-72B Qwen2-72B-tp8\n"
                 "  fitq verify Qwen2-72B Qwen2-72B-tp8 --text corpus.txt --chunks 4 --served-dtype bf16\n"
-                "  fitq verify --weights Qwen2-72B Qwen2-72B-tp8\n",
-    .exit_status = "; 1 they differ; 6 NaN or infinity in weights or results",
+                "  fitq verify --weights Qwen2-72B Qwen2-72B-tp8\n"
+                "  fitq verify Qwen2-72B-tp8 --tp 8\n",
+    .exit_status = "; 1 they differ, or slices do; 6 NaN or infinity in weights or results",
     .option = options, .n_option = sizeof options / sizeof options[0],
-    .min_operand = 2, .max_operand = 2, .run = run_verify,
+    .min_operand = 1, .max_operand = 2, .run = run_verify,
 };

@@ -723,6 +723,55 @@ typedef struct fq_proof {
  * say. Of a model quantized from the other one no weight is the same: weights are not compared then, and why_not says so. */
 fq_status fq_verify(const fq_verify_options *o, const fq_run *run, fq_proof *report, fq_err *e);
 
+/* What can be wrong with the slices that engines cut. */
+typedef enum fq_slice_fault_kind {
+    FQ_SLICE_REFUSED,   /* the engine does not load it, and says so */
+    FQ_SLICE_DIFFERS,   /* it loads it and computes with other numbers, silently: rank, row and the numbers say which */
+    FQ_SLICE_KERNEL     /* the slices hold what they should; the engine's kernel is known to compute something else with them, silently */
+} fq_slice_fault_kind;
+
+/* Borrowed for the duration of the callback. */
+typedef struct fq_slice_fault {
+    fq_slice_fault_kind kind;
+    const fq_engine_info *engine;
+    const fq_format_info *format;   /* NULL: of any */
+    const char *rule, *source;      /* stable name; engine file or issue that states it */
+    const char *tensor;             /* the first with this fault, as stored, not escaped; "" = none */
+    const char *text;               /* one line, escaped */
+    size_t n_tensor;                /* that have it; 0 = not counted */
+    /* FQ_SLICE_DIFFERS: the first element that differs, by rank, row, column. */
+    int rank;                       /* -1: not of one rank */
+    int64_t row, col;               /* of the whole matrix: output and input channel; -1: it is not about an element */
+    double expected, found;         /* what the checkpoint says, and what the engine computes with */
+    bool beyond;                    /* the rank has no scale there: the kernel reads behind its end, and nothing says what it finds */
+    uint64_t n_wrong, n_element;    /* of the tensor; 0 = not counted */
+    double max_abs, relative;       /* largest difference; |engine - whole| / |whole|, both over the tensor */
+} fq_slice_fault;
+
+/* Zero-initialise. */
+typedef struct fq_slices_options {
+    const char *path;
+    int tp;                                       /* 2..64 */
+    const char *const *engine; size_t n_engine;   /* ids; NULL = the default set. Those with a model of their loader: vllm, vllm-2025, sglang */
+    const char *const *format; size_t n_format;   /* NULL = the checkpoint's own */
+    void (*on_fault)(void *user, const fq_slice_fault *f);
+    void *user;
+} fq_slices_options;
+
+typedef struct fq_slices_report {
+    size_t n_case;                /* pairs of engine and format that were looked at */
+    size_t n_module, n_slice;     /* quantized layers whose parts were followed; slices of them, over all cases */
+    size_t n_dense;               /* weights that are not quantized by integers: their slices are ranges */
+    size_t n_refused, n_differs;  /* cases; KERNEL counts as differs */
+    double seconds;
+} fq_slices_report;
+
+/* What engines load on each of tp GPUs, held against the whole checkpoint: codes, scales, zero points and g_idx as each engine cuts them (src/plan/loads.h), and
+ * query heads against their KV heads. FQ_E_DIFFERS if some engine would compute with other numbers in silence; else FQ_E_INPUT, with the rule of the
+ * first, if some engine refuses; the report is filled then too. FQ_E_USAGE for an engine whose loader is not modelled. Memory: the
+ * scales and zero points of one layer, and a few MiB. */
+fq_status fq_verify_slices(const fq_slices_options *o, const fq_run *run, fq_slices_report *report, fq_err *e);
+
 /* A model in memory that continues a sequence of tokens. One thread at a time. */
 typedef struct fq_generator fq_generator;
 
