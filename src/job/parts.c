@@ -387,6 +387,8 @@ static fq_status create(making *j, fq_err *e)
     }
     for (size_t i = 0; i < c->n_tensor; i++)
         if (p->of[i].module == FQI_NO_PART) FQI_TRY(add_plain(j, i, e));
+    for (size_t i = 0; i < c->n_tensor; i++)
+        if (is_put_together(&p->of[i]) && c->tensor[i].bytes > p->largest) p->largest = c->tensor[i].bytes;
     return FQ_OK;
 }
 
@@ -512,11 +514,9 @@ static fq_status begin_dim(const fqi_parts *p, const fq_run *run, size_t i, int 
 
 uint64_t fqi_parts_memory(const fqi_parts *p, const fq_run *run)
 {
-    uint64_t most = 0;
     const uint64_t limit = run->memory_bytes ? run->memory_bytes / 4 : FOLD_BYTES;
-    for (size_t i = 0; p && p->of && i < p->ckpt->n_tensor; i++)
-        if (is_put_together(&p->of[i]) && p->ckpt->tensor[i].bytes > most) most = p->ckpt->tensor[i].bytes;
-    return most < limit ? most : limit;
+    if (!p) return 0;
+    return p->largest < limit ? p->largest : limit;
 }
 
 static fq_status begin_tensor(const fqi_parts *p, const fq_run *run, size_t i, reader *r, fq_err *e)

@@ -52,6 +52,7 @@ typedef struct fqi_parts {
     struct fqi_parts_map **derived; size_t n_derived, cap_derived;   /* private */
     const fqi_fold *fold;             /* of the request */
     const fqi_maps *forward;          /* of the request: from the unfitted model to the fitted one */
+    uint64_t largest;                 /* bytes of the largest tensor that is put together from channels; 0: none is */
     struct fqi_parts_reader *reader;  /* private: the tensor that is being put together */
 } fqi_parts;
 
@@ -72,7 +73,7 @@ fq_status fqi_parts_make(const fqi_parts *p, const fq_run *run, size_t i, uint64
 /* The hash of computed tensor i as it was, if making it read all of it anyway; after its last byte was made. False: it must be read. */
 bool fqi_parts_source_hash(const fqi_parts *p, size_t i, fqi_hash128 *out);
 
-/* Bytes that putting channels in order takes at most beside the writer's buffers; 0 without a fold. */
+/* Bytes that putting tensors together takes beside the writer's buffers; 0 where none is. Of a budget a quarter at most. */
 uint64_t fqi_parts_memory(const fqi_parts *p, const fq_run *run);
 
 /* What shares a scale along the axes that can be padded, and what must stay together when such a block is split (a word; the whole block, where
