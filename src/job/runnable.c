@@ -62,11 +62,19 @@ static void warn_biases(const fq_ckpt *c, const fq_run *run)
     run->log(run->user, FQ_LOG_WARN, line.text);
 }
 
+/* What is stored decides how it is read here; an engine goes by the lists in config.json, and would run another model or none. */
+static void warn_lists(const fq_ckpt *c, const fq_run *run)
+{
+    for (size_t i = 0; i < c->n_finding && run->log; i++)
+        if (c->finding[i].severity == FQ_WARNING && strcmp(c->finding[i].rule, "module-lists") == 0) run->log(run->user, FQ_LOG_WARN, c->finding[i].text);
+}
+
 fq_status fqi_runnable_open(const char *path, const fq_run *run, fqi_runnable *out, fq_err *e)
 {
     FQI_TRY(fq_ckpt_open(path, run, &out->ckpt, e));
     FQI_TRY(check(out->ckpt, path, e));
     warn_biases(out->ckpt, run);
+    warn_lists(out->ckpt, run);
     char *file = fqi_path_join(out->ckpt->dir, "config.json");
     if (!file) return fqi_fail_nomem(e, "path");
     fq_status s = fqi_decoder_read(&out->ckpt->config, file, &out->decoder, e);

@@ -2,7 +2,7 @@
  *
  * Refused, by name: what `inspect` finds unsound, one shard of several, no config.json, a family that is not in the table, weights
  * quantized by another method than those of checkpoint/quantized.h, and what fqi_decoder_read refuses. Said in the log, as a warning: biases
- * that are stored and that config.json does not announce, which are left out. */
+ * that are stored and that config.json does not announce, which are left out, and of lists of modules in config.json that what is stored contradicts. */
 #ifndef FITQ_JOB_RUNNABLE_H
 #define FITQ_JOB_RUNNABLE_H
 

@@ -8,3 +8,5 @@ for f in gptq gptq_v2 desc_act ct awq fp8 fp8_tensor ct_fp8; do
     fitq inspect q | grep -E 'quantization|quantized-layers|module-lists'
     fitq plan q --tp 2 --engine vllm | grep -m1 -A1 vocabulary
 done
+# and running says that config.json promises more codes than there are
+fitq eval q --ids ids --context 32 --chunks 1 --threads 1 2>&1 | grep module-lists
