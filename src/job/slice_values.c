@@ -1,6 +1,6 @@
 /* slice_values.c - addresses and numbers of slices. See slice_values.h.
  *
- * Not fast where something is wrong: one number at a time, since that is said once and ends a question. Everything that depends on a form (by
+ * Not fast where something is wrong, since that is said once and ends a question. Everything that depends on a form (by
  * inputs or by outputs, order of fields) comes from the table of forms. Integers only: who calls leaves FP8 out. */
 #include "job/slice_values.h"
 
@@ -114,6 +114,9 @@ typedef struct parts {
     int64_t *meant, *taken;       /* row of scales of every input channel: by the checkpoint, by the engine (-1: none) */
     /* codes of a block */
     uint32_t *word; int64_t first, n; size_t width;
+    /* Scales and zero points, as meant and as taken, of a line of codes: by inputs of one group for all output channels, else of one output channel
+     * for all groups. */
+    struct lane { float *scale; int *zero; int64_t group; } meant_lane, taken_lane;
 } parts;
 
 static void parts_free(parts *p)
@@ -125,6 +128,10 @@ static void parts_free(parts *p)
     free(p->meant);
     free(p->taken);
     free(p->word);
+    free(p->meant_lane.scale);
+    free(p->meant_lane.zero);
+    free(p->taken_lane.scale);
+    free(p->taken_lane.zero);
 }
 
 static float scale_of(const parts *p, int64_t n, int64_t g)
@@ -240,19 +247,48 @@ static int rank_of(const fqi_slice_case *c, int64_t n, int64_t k)
     return c->cut.tp > 1 ? (int)(k / (c->cut.cols / c->cut.tp)) : (int)(n / c->rows_each) * c->step;
 }
 
-static void take(const parts *p, const fqi_slice_case *c, bool middle, int64_t n, int64_t k, sums *s, fqi_slice_diff *d)
+static fq_status lane_create(struct lane *l, int64_t n, fq_err *e)
 {
-    const int code = code_of(p, n, k), half = 1 << (p->q->size.bits - 1);
-    const double whole = (double)scale_of(p, n, p->meant[k]) * (code - zero_of(p, n, p->meant[k]));
-    const bool beyond = p->taken[k] < 0;
-    const double engine = beyond ? 0 : (double)scale_of(p, n, p->taken[k]) * (code - (middle ? half : zero_of(p, n, p->taken[k])));
+    l->scale = fqi_calloc((size_t)n, sizeof *l->scale);
+    l->zero = fqi_calloc((size_t)n, sizeof *l->zero);
+    l->group = -1;
+    return l->scale && l->zero ? FQ_OK : fqi_fail_nomem(e, "scales of a layer");
+}
+
+/* By inputs: group g of all output channels, unless it is there. */
+static void lane_of_group(const parts *p, struct lane *l, int64_t g, int middle)
+{
+    if (l->group == g || g < 0) return;
+    for (int64_t n = 0; n < p->q->size.rows; n++) {
+        l->scale[n] = scale_of(p, n, g);
+        l->zero[n] = middle ? middle : zero_of(p, n, g);
+    }
+    l->group = g;
+}
+
+/* By outputs: all groups of output channel n. */
+static void lane_of_row(const parts *p, struct lane *l, int64_t n, int middle)
+{
+    for (int64_t g = 0; g < p->n_group; g++) {
+        l->scale[g] = scale_of(p, n, g);
+        l->zero[g] = middle ? middle : zero_of(p, n, g);
+    }
+}
+
+static void take(const parts *p, const fqi_slice_case *c, int64_t n, int64_t k, sums *s, fqi_slice_diff *d)
+{
+    const bool inputs = by_inputs(p->q), beyond = p->taken[k] < 0;
+    const int64_t m = inputs ? n : p->meant[k], t = inputs ? n : p->taken[k];
+    const int code = code_of(p, n, k);
+    const double whole = (double)p->meant_lane.scale[m] * (code - p->meant_lane.zero[m]);
+    const double engine = beyond ? 0 : (double)p->taken_lane.scale[t] * (code - p->taken_lane.zero[t]);
     s->whole += whole * whole;
     if (engine == whole && !beyond) return;
     const double off = fabs(engine - whole);
     const int rank = rank_of(c, n, k);
     s->diff += off * off;
     d->n_wrong++;
-    if (!beyond && (off > d->max_abs || isnan(off))) d->max_abs = off;
+    if (!beyond && off > d->max_abs) d->max_abs = off;
     const bool first = !d->differs || rank < d->rank || (rank == d->rank && (n < d->row || (n == d->row && k < d->col)));
     if (!first) return;
     d->differs = true;
@@ -264,18 +300,35 @@ static void take(const parts *p, const fqi_slice_case *c, bool middle, int64_t n
     d->found = engine;
 }
 
+/* middle: the zero point that the kernel has built in; 0: it reads the stored one. */
+static void take_block(parts *p, const fqi_slice_case *c, int middle, sums *s, fqi_slice_diff *d)
+{
+    const bool inputs = by_inputs(p->q);
+    const int64_t other = inputs ? p->q->size.rows : p->q->size.cols;
+    for (int64_t i = p->first; i < p->first + p->n; i++) {
+        if (inputs) {
+            lane_of_group(p, &p->meant_lane, p->meant[i], 0);
+            lane_of_group(p, &p->taken_lane, p->taken[i], middle);
+        } else {
+            lane_of_row(p, &p->meant_lane, i, 0);
+            lane_of_row(p, &p->taken_lane, i, middle);
+        }
+        for (int64_t j = 0; j < other; j++) take(p, c, inputs ? j : i, inputs ? i : j, s, d);
+    }
+}
+
 static fq_status measure_all(fqi_slice_reader *r, parts *p, const fqi_slice_case *c, bool middle, fqi_slice_diff *d, fq_err *e)
 {
     const fqi_quant_size *size = &p->q->size;
     const bool inputs = by_inputs(p->q);
-    const int64_t length = inputs ? size->cols : size->rows, other = inputs ? size->rows : size->cols, step = block_step(p->q);
+    const int64_t length = inputs ? size->cols : size->rows, step = block_step(p->q), n_lane = inputs ? size->rows : p->n_group;
     sums s = { 0, 0 };
     d->n_element = (uint64_t)size->rows * (uint64_t)size->cols;
+    FQI_TRY(lane_create(&p->meant_lane, n_lane, e));
+    FQI_TRY(lane_create(&p->taken_lane, n_lane, e));
     for (int64_t at = 0; at < length; at += step) {
-        const int64_t n = length - at < step ? length - at : step;
-        FQI_TRY(read_block(r, p, at, n, e));
-        for (int64_t i = at; i < at + n; i++)
-            for (int64_t j = 0; j < other; j++) take(p, c, middle, inputs ? j : i, inputs ? i : j, &s, d);
+        FQI_TRY(read_block(r, p, at, length - at < step ? length - at : step, e));
+        take_block(p, c, middle ? 1 << (size->bits - 1) : 0, &s, d);
     }
     d->relative = s.whole > 0 ? sqrt(s.diff / s.whole) : 0;
     return FQ_OK;

@@ -173,11 +173,12 @@ static void tell(slices *v)
 static void take_violation(slices *v, const fq_plan_entry *entry, const fq_violation *x)
 {
     fault *f = new_fault(v, x->silent ? FQ_SLICE_KERNEL : FQ_SLICE_REFUSED, entry, x->rule, x->source);
+    const char *colon = x->tensor[0] ? ": " : "", *quote = x->engine_text ? "\"" : "";
     if (x->silent)
-        snprintf(f->text, sizeof f->text, "%s: %s; nothing is refused, and the kernel is known to compute something else", x->tensor, x->text);
+        snprintf(f->text, sizeof f->text, "%s%s%s; nothing is refused, and the kernel is known to compute something else", x->tensor, colon, x->text);
     else
-        snprintf(f->text, sizeof f->text, "%s: %s%s%s%s; `fitq plan --tp %d` says what makes it fit", x->tensor, x->text, x->engine_text ? "; the engine says \"" : "", x->engine_text ? x->engine_text : "", x->engine_text ? "\"" : "",
-                 v->o->tp);
+        snprintf(f->text, sizeof f->text, "%s%s%s%s%s%s%s; `fitq plan --tp %d` says what makes it fit", x->tensor, colon, x->text, x->engine_text ? "; the engine says " : "", quote, x->engine_text ? x->engine_text : "",
+                 quote, v->o->tp);
 }
 
 /* ---- values ---- */
@@ -200,14 +201,10 @@ static void take_difference(slices *v, const fq_plan_entry *entry, const linear 
     f->f.n_element = d->n_element;
     f->f.max_abs = d->max_abs;
     f->f.relative = d->relative;
-    fqi_str s = { 0 };
-    fqi_str_printf(&s, "rank %d, output channel %" PRId64 ", input channel %" PRId64 ": ", d->rank, d->row, d->col);
-    if (f->f.beyond) fqi_str_printf(&s, "found no scale, expected %g", d->expected);
-    else fqi_str_printf(&s, "found %g, expected %g", d->found, d->expected);
-    fqi_str_printf(&s, "; %" PRIu64 " of %" PRIu64 " weights differ, by up to %.3g; %s", d->n_wrong, d->n_element, d->max_abs,
-                   zeros ? "the kernel has the middle as zero point and never reads the stored ones, others do" : load->says);
-    snprintf(f->text, sizeof f->text, "%s", s.failed ? load->says : s.s);
-    fqi_str_free(&s);
+    char found[48] = "no scale";
+    if (!f->f.beyond) snprintf(found, sizeof found, "%g", d->found);
+    snprintf(f->text, sizeof f->text, "rank %d, output channel %" PRId64 ", input channel %" PRId64 ": found %s, expected %g; %" PRIu64 " of %" PRIu64 " weights differ, by up to %.3g; %s", d->rank, d->row, d->col, found, d->expected,
+             d->n_wrong, d->n_element, d->max_abs, zeros ? "the kernel has the middle as zero point and never reads the stored ones, others do" : load->says);
 }
 
 static fault *known_fault(slices *v, const fqi_load *load, unsigned bit)
@@ -238,7 +235,7 @@ static void cut_columns(const slices *v, const linear *l, fqi_slice_case *c)
     const fq_model *m = &v->ckpt->info.model;
     c->step = 1;
     c->rows_each = l->q.size.rows / v->o->tp;
-    if (l->bit == FQI_L_KV && m->num_key_value_heads < v->o->tp) {
+    if (l->bit == FQI_L_KV && m->num_key_value_heads > 0 && m->num_key_value_heads < v->o->tp) {
         c->rows_each = m->head_dim;
         c->step = v->o->tp / (int)m->num_key_value_heads;
     }

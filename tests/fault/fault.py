@@ -902,6 +902,7 @@ def run_commands(lab):
         "verify": ["verify", lab.src, padded, "--ids", small, "--context", "8", "--threads", "1", "--json", "--quiet"],
         "eval-ranks": eval_small + ["--ranks", "2"],
         "generate-ranks": ["generate", lab.src, "--prompt", "hello there", "-n", "3", "--ranks", "2", "--threads", "1", "--exact", "--quiet"],
+        "slices": ["verify", codes, "--tp", "2", "--engine", "sglang", "--format", "gptq", "--json", "--quiet"],
         "generate": ["generate", lab.src, "--prompt", "hello there", "-n", "3", "--temperature", "1", "--threads", "1", "--exact", "--quiet"],
     }
     least = re.search(r"at least (\d+) MiB", lab.run(on_disk + ["--memory", "1MiB"]).err)
