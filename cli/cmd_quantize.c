@@ -57,6 +57,7 @@ static int run_quantize(const arg_values *given)
     fq_status s = fq_quantize(&o, &run, &r, &e);
     quant_watch_end(&watch);
     if (s != FQ_OK) return out_error(&e);
+    if (fq_rank() > 0) return 0;   /* rank 0 has the result */
     status = 0;
     if (a.report && !a.dry_run && fq_write_report(a.report, &r, NULL, &e) != FQ_OK) status = out_error(&e);
     if (a.json) status = status ? status : out_json(quant_json(&r, a.dry_run));
@@ -72,7 +73,7 @@ static const arg_option options[] = {
     { "report", 0, ARG_STRING, "FILE", ARG_OFFSET(report), "write a page with errors, times and memory (HTML, self-contained)", NULL, 0, 0, ARG_PATH },
     ARG_OPT_SHARD_SIZE, ARG_OPT_OVERWRITE, ARG_OPT_RESTART,
     { "dry-run", 'n', ARG_FLAG, NULL, ARG_OFFSET(dry_run), "only say what would be done, and the memory needed", NULL, 0, 0, ARG_ANY },
-    ARG_OPT_JSON, ARG_OPT_THREADS, ARG_OPT_RUN_MEMORY, ARG_OPT_QUANTIZE_SCRATCH, ARG_OPT_IO, ARG_OPT_QUIET, ARG_OPT_HELP,
+    ARG_OPT_JSON, ARG_OPT_THREADS, ARG_OPT_RANKS, ARG_OPT_HEARTBEAT, ARG_OPT_RUN_MEMORY, ARG_OPT_QUANTIZE_SCRATCH, ARG_OPT_IO, ARG_OPT_QUIET, ARG_OPT_HELP,
 };
 
 const arg_command cmd_quantize = {

@@ -29,7 +29,6 @@ const fqi_stage fqi_stages[FQI_N_STAGE] = {
 
 /* ---- the parts of a layer ------------------------------------------------------------------------------------------ */
 
-static bool of_expert(fqi_tap_point p) { return p == FQI_TAP_EXPERT_MLP || p == FQI_TAP_EXPERT_DOWN; }
 static bool is_down(fqi_tap_point p) { return p == FQI_TAP_DOWN || p == FQI_TAP_EXPERT_DOWN || p == FQI_TAP_SHARED_DOWN; }
 
 static fq_status find_inputs(fqi_quantizing *q, fq_err *e)
@@ -144,7 +143,7 @@ static size_t slices(const fqi_quantizing *q, const fqi_module *m)
 }
 
 /* Slots: of the fitting, or with the important channels of an MLP side by side. */
-static fq_status make_columns(fqi_quantizing *q, const fqi_quant_input *in, uint32_t *rank, fqi_columns *out, fq_err *e)
+fq_status fqi_input_columns(fqi_quantizing *q, const fqi_quant_input *in, uint32_t *rank, fqi_columns *out, fq_err *e)
 {
     const fqi_quant_settings *s = q->j->settings;
     const fqi_module *m = &q->module[in->first];
@@ -197,7 +196,7 @@ static fq_status make_factor(fqi_quantizing *q, const fqi_quant_input *in, share
     const fqi_quant_settings *s = q->j->settings;
     uint64_t bytes;
     fq_err why = { 0 };
-    if (of_expert(in->point) && in->h.n_token < s->min_expert_tokens)
+    if (fqi_of_expert(in->point) && in->h.n_token < s->min_expert_tokens)
         return say(&h->why, fqi_arena_printf(&q->out->text, "%" PRIu64 " tokens reached this expert, expected at least %zu", in->h.n_token, s->min_expert_tokens), e);
     if (!has_data(in)) return say(&h->why, "no token reached it", e);
     h->l = fqi_mul_u64(fqi_sat_mul(in->cols, in->cols), sizeof *h->l, &bytes) && bytes < PTRDIFF_MAX - 64 ? aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64) : NULL;
@@ -227,7 +226,7 @@ static fq_status prepare(fqi_quantizing *q, const fqi_quant_input *in, shared *h
     FQI_TRY(check_moments(q, in, e));
     h->order = fqi_calloc(in->cols, sizeof *h->order);
     if (!h->order) return fqi_fail_nomem(e, "order of columns");
-    FQI_TRY(make_columns(q, in, h->order, &h->columns, e));
+    FQI_TRY(fqi_input_columns(q, in, h->order, &h->columns, e));
     if (q->j->settings->method != FQ_METHOD_GPTQ) return FQ_OK;
     if (has_data(in)) make_order(q->j->settings, in, h);
     return make_factor(q, in, h, e);
@@ -284,13 +283,16 @@ static fq_status solve_module(fqi_quantizing *q, size_t module, const fqi_quant_
     fqi_solve_result result = { 0 };
     FQI_TRY(widen(q, module, m, e));
     float *w = q->wide[module];
-    if (in->moment && h->l) {
-        const fqi_shift shift = { fqi_drift_of(in->point), in->moment, in->h.h, h->l, h->order, fqi_shift_share(s->shift, in->h.n_token, in->cols) };
+    fqi_comm *comm = h->l && fqi_input_owner(q, in) < 0 ? q->j->comm : NULL;   /* rounding is done by every rank */
+    size_t first, n;
+    fqi_solve_rows(comm, (size_t)m->rows, &first, &n);
+    if (in->moment && h->l && n > 0) {
+        const fqi_shift shift = { fqi_drift_of(in->point), in->moment, in->h.h, h->l, h->order, fqi_shift_share(s->shift, in->h.n_token, in->cols), first, n };
         FQI_TRY(fqi_shift_target(&q->la, &shift, w, (size_t)m->rows, (size_t)m->cols, w, e));
     }
     const fqi_solve solve = { .la = q->la, .grid = s->grid, .scales = s->scales, .curve = s->curve, .n_refit = s->n_refit, .w = w,
                               .n_row = (size_t)m->rows, .n_col = (size_t)m->cols, .columns = &h->columns, .h = has_data(in) ? &in->h : NULL, .l = h->l,
-                              .order = h->order, .lambda = h->lambda };
+                              .order = h->order, .lambda = h->lambda, .comm = comm };
     fqi_codes *codes = &q->out->codes[module];
     FQI_TRY(h->l ? fqi_gptq(&solve, codes, &result, e) : fqi_round_to_nearest(&solve, codes, &result, e));
     write_report(q, module, in, h, &result, fqi_now_seconds() - begin);
@@ -344,23 +346,33 @@ static void forget_done(fqi_quantizing *q, const fqi_stage *stage)
     }
 }
 
+/* What was solved is what an engine will compute with; its moments have served. */
+static void take_over(fqi_quantizing *q, fqi_quant_input *in)
+{
+    for (size_t k = in->first; k < in->first + in->n; k++) put_in_place(q, k);
+    free_input(in);
+}
+
 static fq_status run_stage(fqi_quantizing *q, const fqi_stage *stage, fq_err *e)
 {
     for (size_t i = 0; i < q->n_input; i++)
         if (fqi_stage_has(stage, q->input[i].point)) FQI_TRY(make_moments(q, &q->input[i], e));
-    const double begin = fqi_now_seconds(), before = q->hessian_seconds;
+    const double begin = fqi_now_seconds(), before = q->hessian_seconds, summed = q->reduce_seconds;
     FQI_TRY(fqi_collect_run(q, stage, e));
-    const double end = fqi_now_seconds(), hessian = q->hessian_seconds - before;
+    const double end = fqi_now_seconds(), hessian = q->hessian_seconds - before, reduce = q->reduce_seconds - summed;
     q->out->seconds_hessian += hessian;
-    q->out->seconds_forward += end - begin - hessian;
+    q->out->seconds_reduce += reduce;
+    q->out->seconds_forward += end - begin - hessian - reduce;
     forget_done(q, stage);
     for (size_t i = 0; i < q->n_input; i++) {
-        fqi_quant_input *in = &q->input[i];
-        if (!fqi_stage_has(stage, in->point)) continue;
-        FQI_TRY(solve_input(q, in, NULL, e));
-        for (size_t k = in->first; k < in->first + in->n; k++) put_in_place(q, k);
-        free_input(in);
+        const int owner = fqi_input_owner(q, &q->input[i]);
+        if (!fqi_stage_has(stage, q->input[i].point) || (owner >= 0 && owner != fqi_comm_rank(q->j->comm))) continue;
+        FQI_TRY(solve_input(q, &q->input[i], NULL, e));
+        if (owner < 0) take_over(q, &q->input[i]);
     }
+    FQI_TRY(fqi_experts_exchange(q, stage, e));
+    for (size_t i = 0; i < q->n_input; i++)
+        if (fqi_stage_has(stage, q->input[i].point) && q->input[i].h.h) take_over(q, &q->input[i]);
     q->out->seconds_solve += fqi_now_seconds() - end;
     return FQ_OK;
 }

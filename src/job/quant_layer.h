@@ -9,11 +9,16 @@
  *      '-- MLP: x of the next layer
  *
  * Tokens go through in batches that depend on the options alone (4,096 tokens, at least one window), never on free memory or threads, so
- * that neither do the bits. */
+ * that neither do the bits.
+ *
+ * Several ranks deal the batches round: batch b is of rank b mod N. Each round's moments are added, in the order of batches, to what rank 0 has
+ * of the rounds before; so sums, and all that follows from them, have the same bits for any number of ranks. Rows of a matrix are shared by
+ * the ranks (fqi_gptq); experts are too, whole (expert e is solved by rank e mod N). */
 #ifndef FITQ_JOB_QUANT_LAYER_H
 #define FITQ_JOB_QUANT_LAYER_H
 
 #include "base/mem.h"
+#include "comm/comm.h"
 #include "job/acts.h"
 #include "job/calib.h"
 #include "job/modules.h"
@@ -45,7 +50,7 @@ typedef struct fqi_layer_codes {
     fqi_map *mlp; size_t n_mlp; size_t *mlp_of;
     fq_module_report *report;            /* n; names are the modules', reasons live in `text` */
     fqi_arena text;
-    double seconds_forward, seconds_hessian, seconds_solve;
+    double seconds_forward, seconds_hessian, seconds_reduce, seconds_solve;   /* reduce: sums over ranks */
 } fqi_layer_codes;
 
 typedef struct fqi_layer_job {
@@ -60,9 +65,17 @@ typedef struct fqi_layer_job {
     fqi_acts *attention;                 /* same rows, heads * head_dim columns */
     fqi_acts *x_plain;                   /* of the unquantized model, for a shifted target; NULL = none */
     const fq_run *run;
+    fqi_comm *comm;                      /* NULL: one rank. Else x, attention and x_plain hold this rank's rows: fqi_quant_share */
 } fqi_layer_job;
 
-/* w: the layer's weights as stored. The caller frees *out also on failure (zero-initialise). With FQ_METHOD_RTN nothing is run: calib and
+/* The part of the calibration's tokens that a rank has: its batches, one behind another. n_batch, batch_rows, all_rows: of all ranks; n_row: here. */
+typedef struct fqi_quant_share { size_t n_batch, batch_rows, all_rows, n_row; } fqi_quant_share;
+fqi_quant_share fqi_quant_share_of(const fqi_comm *c, size_t n_window, size_t seqlen);
+/* Rows of batch b; where they are among the rows of the rank that has it. */
+size_t fqi_quant_batch_rows(const fqi_quant_share *s, size_t b);
+size_t fqi_quant_batch_at(const fqi_quant_share *s, const fqi_comm *c, size_t b);
+
+/* Collective: codes and reports are the same on all ranks. w: the layer's weights as stored. The caller frees *out also on failure (zero-initialise). With FQ_METHOD_RTN nothing is run: calib and
  * the hidden states may be NULL. FQ_E_NUMERIC: "activation", or strict and a factor that fails ("cholesky", module named). Bits do not
  * depend on the number of threads. */
 fq_status fqi_quant_layer(const fqi_layer_job *j, int64_t layer, const fqi_layer_weights *w, fqi_layer_codes *out, fq_err *e);

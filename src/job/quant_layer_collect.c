@@ -222,21 +222,30 @@ static fq_status check_cancelled(const fqi_quantizing *q, fq_err *e)
     return fqi_fail(e, FQ_E_CANCELLED, NULL, "cancelled", "stopped in layer %lld", (long long)q->layer);
 }
 
+static fq_status run_batch(fqi_quantizing *q, const fqi_quant_share *share, size_t batch, fq_err *e)
+{
+    const fqi_layer_job *j = q->j;
+    const size_t seqlen = j->calib->seqlen, n_row = fqi_quant_batch_rows(share, batch), n = n_row / seqlen;
+    for (size_t i = 0; i < n; i++) {
+        q->span[i] = (fqi_span){ .n = seqlen };
+        fqi_kv_place(j->decoder, q->kv + i * q->kv_floats, (int64_t)seqlen, &q->span[i].kv);
+    }
+    const place at = { .row = fqi_quant_batch_at(share, j->comm, batch), .n_row = n_row, .batch = { .span = q->span, .n_span = n, .n_token = n_row } };
+    FQI_TRY(run_plain(q, &at, e));
+    return run_quantized(q, &at, e);
+}
+
 fq_status fqi_collect_run(fqi_quantizing *q, const fqi_stage *stage, fq_err *e)
 {
     const fqi_layer_job *j = q->j;
     const size_t seqlen = j->calib->seqlen;
+    const fqi_quant_share share = fqi_quant_share_of(j->comm, j->calib->n_window, seqlen);
+    const size_t size = (size_t)fqi_comm_size(j->comm), me = (size_t)fqi_comm_rank(j->comm);
     q->stage = stage;
-    for (size_t window = 0; window < j->calib->n_window; window += q->batch_window) {
-        const size_t left = j->calib->n_window - window, n = left < q->batch_window ? left : q->batch_window;
+    for (size_t round = 0; round < share.n_batch; round += size) {
         FQI_TRY(check_cancelled(q, e));
-        for (size_t i = 0; i < n; i++) {
-            q->span[i] = (fqi_span){ .n = seqlen };
-            fqi_kv_place(j->decoder, q->kv + i * q->kv_floats, (int64_t)seqlen, &q->span[i].kv);
-        }
-        const place at = { .row = window * seqlen, .n_row = n * seqlen, .batch = { .span = q->span, .n_span = n, .n_token = n * seqlen } };
-        FQI_TRY(run_plain(q, &at, e));
-        FQI_TRY(run_quantized(q, &at, e));
+        if (round + me < share.n_batch) FQI_TRY(run_batch(q, &share, round + me, e));
+        FQI_TRY(fqi_round_sum(q, round + size >= share.n_batch, e));
     }
     return FQ_OK;
 }
@@ -258,15 +267,18 @@ static fq_status norm_rows(fqi_quantizing *q, fqi_acts *acts, size_t row, size_t
 static fq_status head_batches(fqi_quantizing *q, const float *weight, float *norm, float *plain, fq_err *e)
 {
     const fqi_layer_job *j = q->j;
-    const size_t step = fqi_quant_batch_windows(j->calib->n_window, j->calib->seqlen) * j->calib->seqlen;
+    const fqi_quant_share share = fqi_quant_share_of(j->comm, j->calib->n_window, j->calib->seqlen);
+    const size_t size = (size_t)fqi_comm_size(j->comm), me = (size_t)fqi_comm_rank(j->comm);
     fqi_quant_input *in = &q->input[0];
-    for (size_t row = 0; row < j->x->n_row; row += step) {
-        const size_t n = j->x->n_row - row < step ? j->x->n_row - row : step;
+    for (size_t round = 0; round < share.n_batch; round += size) {
+        const size_t batch = round + me, n = batch < share.n_batch ? fqi_quant_batch_rows(&share, batch) : 0;
+        const size_t row = n ? fqi_quant_batch_at(&share, j->comm, batch) : 0;
         FQI_TRY(check_cancelled(q, e));
         FQI_TRY(norm_rows(q, j->x, row, n, weight, norm, e));
         if (in->moment) FQI_TRY(norm_rows(q, j->x_plain, row, n, weight, plain, e));
         fqi_hessian_add(&q->la, &in->h, norm, n, in->cols);
         if (in->moment) fqi_cross_add(&q->la, in->moment, in->cols, in->cols, plain, norm, norm, n);
+        FQI_TRY(fqi_round_sum(q, round + size >= share.n_batch, e));
     }
     return FQ_OK;
 }

@@ -2,6 +2,7 @@
  *
  *     quant_layer.c          stages, solving, reports
  *     quant_layer_collect.c  batches through a step of the layer, what its taps show, moments
+ *     quant_layer_ranks.c    what several ranks share: batches, moments, experts
  *     quant_layer_memory.c   how much memory that takes */
 #ifndef FITQ_JOB_QUANT_LAYER_PRIVATE_H
 #define FITQ_JOB_QUANT_LAYER_PRIVATE_H
@@ -58,7 +59,7 @@ typedef struct fqi_quantizing {
     float *x, *attention, *x_plain;       /* of a batch, where the rows are on disk */
     const float *before;                  /* [batch][hidden] the quantized stream before the stage's last step; not owned */
     fqi_plain plain;
-    double hessian_seconds;               /* inside the passes */
+    double hessian_seconds, reduce_seconds;   /* inside the passes */
     fqi_layer_codes *out;
 } fqi_quantizing;
 
@@ -67,6 +68,18 @@ static inline fqi_drift fqi_drift_of(fqi_tap_point p)
 {
     return p == FQI_TAP_O || p == FQI_TAP_DOWN ? FQI_DRIFT_OUTPUT : FQI_DRIFT_INPUT;
 }
+
+static inline bool fqi_of_expert(fqi_tap_point p) { return p == FQI_TAP_EXPERT_MLP || p == FQI_TAP_EXPERT_DOWN; }
+
+/* ---- quant_layer_ranks.c; on one rank they do nothing ---- */
+/* The rank that solves this input alone; -1: all share its rows. */
+int fqi_input_owner(const fqi_quantizing *q, const fqi_quant_input *in);
+/* After a round of batches: moments of all ranks in order of their batches to rank 0; after the last to whoever solves with them. */
+fq_status fqi_round_sum(fqi_quantizing *q, bool last, fq_err *e);
+/* Codes, reports and orders of experts from those who solved them to all. */
+fq_status fqi_experts_exchange(fqi_quantizing *q, const fqi_stage *stage, fq_err *e);
+/* Slots of an input's columns (quant_layer.c); rank: [cols], scratch. */
+fq_status fqi_input_columns(fqi_quantizing *q, const fqi_quant_input *in, uint32_t *rank, fqi_columns *out, fq_err *e);
 
 /* Windows of a batch, tokens of it. */
 size_t fqi_quant_batch_windows(size_t n_window, size_t seqlen);

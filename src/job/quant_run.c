@@ -4,7 +4,10 @@
  *     writer                 | pack, write 0    | pack, write 1    | ...
  *
  * Before a layer goes to the writer its hidden states are on the disk (quant_state.c); the writer's last act is the journal's record. So a
- * run that was killed starts with the first layer that is not on record, from the states of the one before. */
+ * run that was killed starts with the first layer that is not on record, from the states of the one before.
+ *
+ * Of several ranks all compute, and rank 0 alone writes: the others have no stream, and hand no layer over. They meet rank 0 in what
+ * quant_layer.c sums, and where states are kept. */
 #include <float.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -24,6 +27,8 @@
 
 typedef struct quant_run {
     fqi_quantize *q;
+    fqi_comm *comm;
+    bool writes;                 /* rank 0; the others have no stream */
     fqi_stream *stream;
     fqi_stream_request request;
     fq_run quiet;                /* for the writer's thread: callbacks belong to the caller's */
@@ -34,6 +39,8 @@ typedef struct quant_run {
     float *buf;                  /* a batch of hidden states that are on the disk */
     size_t *first_tensor;        /* of each layer; [n_layer] = behind the last */
     int64_t n_layer, head_rows;
+    char *dir;                   /* the staging folder */
+    size_t next;                 /* first tensor that was not on record at the start */
     uint64_t key;                /* of hidden states on the disk */
     bool head_done;              /* the output head is on record, with its report */
     pthread_t writer; bool writing; size_t upto;
@@ -101,8 +108,8 @@ static fq_status make_acts(quant_run *r, fq_err *e)
 {
     fqi_quantize *q = r->q;
     const fq_model *m = &q->decoder.model;
-    const size_t rows = q->calib.n_window * q->calib.seqlen, hidden = (size_t)m->hidden_size, width = (size_t)(m->num_attention_heads * m->head_dim);
-    const char *dir = q->o->scratch ? q->o->scratch : r->request.dir;
+    const size_t rows = fqi_quant_share_of(r->comm, q->calib.n_window, q->calib.seqlen).n_row, hidden = (size_t)m->hidden_size, width = (size_t)(m->num_attention_heads * m->head_dim);
+    const char *dir = q->o->scratch ? q->o->scratch : r->dir;
     FQI_TRY(fqi_acts_create(rows, hidden, q->plan.acts_in_memory, dir, &r->x, e));
     r->has_x = true;
     FQI_TRY(fqi_acts_create(rows, width, q->plan.acts_in_memory, dir, &r->attention, e));
@@ -144,6 +151,7 @@ static void take_down(quant_run *r)
     if (r->has_attention) fqi_acts_free(&r->attention);
     if (r->has_plain) fqi_acts_free(&r->plain);
     free(r->buf);
+    free(r->dir);
     free(r->first_tensor);
 }
 
@@ -184,8 +192,9 @@ static void end_layers(fqi_quantize *q, double *since)
     double now = fqi_now_seconds();
     add_stage(q, "forward pass", q->seconds_forward);
     add_stage(q, "Hessians", q->seconds_hessian);
+    if (q->comm) add_stage(q, "sums over ranks", q->seconds_reduce);
     add_stage(q, "solving", q->seconds_solve);
-    add_stage(q, "waiting for disks", now - *since - q->seconds_forward - q->seconds_hessian - q->seconds_solve);
+    add_stage(q, "waiting for disks", now - *since - q->seconds_forward - q->seconds_hessian - q->seconds_reduce - q->seconds_solve);
     *since = now;
 }
 
@@ -196,7 +205,7 @@ static void end_layers(fqi_quantize *q, double *since)
 static fq_status check_weights(quant_run *r, fq_err *e)
 {
     FQI_TRY(fqi_quant_check_rest(r->q, r->weights, r->head_rows, r->compute.kernel, e));
-    for (int64_t layer = 0; calibrates(r->q) && layer < r->n_layer; layer++) {
+    for (int64_t layer = fqi_comm_rank(r->comm); calibrates(r->q) && layer < r->n_layer; layer += fqi_comm_size(r->comm)) {   /* dealt round */
         const fqi_layer_weights *w;
         FQI_TRY(fqi_weights_layer(r->weights, layer, &w, e));
         FQI_TRY(fqi_quant_check_layer(r->q, layer, w, r->compute.kernel, e));
@@ -209,12 +218,15 @@ static fq_status check_weights(quant_run *r, fq_err *e)
 static fq_status embed(quant_run *r, fqi_acts *x, fq_err *e)
 {
     const fqi_calib *c = &r->q->calib;
-    for (size_t i = 0; i < c->n_window; i++) {
-        float *rows;
-        FQI_TRY(fqi_acts_get(x, i * c->seqlen, c->seqlen, r->buf, &rows, e));
-        FQI_TRY(fqi_weights_embed(r->weights, c->ids + i * c->seqlen, c->seqlen, rows, e));
-        FQI_TRY(fqi_acts_put(x, i * c->seqlen, c->seqlen, rows, e));
-    }
+    const fqi_quant_share share = fqi_quant_share_of(r->comm, c->n_window, c->seqlen);
+    for (size_t b = (size_t)fqi_comm_rank(r->comm); b < share.n_batch; b += (size_t)fqi_comm_size(r->comm))
+        for (size_t i = 0; i < fqi_quant_batch_rows(&share, b); i += c->seqlen) {
+            const size_t at = fqi_quant_batch_at(&share, r->comm, b) + i;
+            float *rows;
+            FQI_TRY(fqi_acts_get(x, at, c->seqlen, r->buf, &rows, e));
+            FQI_TRY(fqi_weights_embed(r->weights, c->ids + b * share.batch_rows + i, c->seqlen, rows, e));
+            FQI_TRY(fqi_acts_put(x, at, c->seqlen, rows, e));
+        }
     return FQ_OK;
 }
 
@@ -223,7 +235,7 @@ static fqi_layer_job job_of(quant_run *r)
     fqi_quantize *q = r->q;
     return (fqi_layer_job){ .settings = &q->settings, .fitting = &q->fitting, .modules = &q->modules, .decoder = &q->decoder, .rope = &r->rope,
                             .compute = &r->compute, .calib = &q->calib, .x = r->has_x ? &r->x : NULL, .attention = r->has_attention ? &r->attention : NULL,
-                            .x_plain = r->has_plain ? &r->plain : NULL, .run = q->run };
+                            .x_plain = r->has_plain ? &r->plain : NULL, .run = q->run, .comm = r->comm };
 }
 
 static void warn(const quant_run *r, const char *line)
@@ -247,6 +259,7 @@ static fq_status take_report(quant_run *r, const fqi_layer_codes *c, size_t firs
     fqi_quantize *q = r->q;
     q->seconds_forward += c->seconds_forward;
     q->seconds_hessian += c->seconds_hessian;
+    q->seconds_reduce += c->seconds_reduce;
     q->seconds_solve += c->seconds_solve;
     for (size_t i = 0; i < c->n; i++) {
         fq_module_report *m = &q->report[first + i];
@@ -266,17 +279,39 @@ static fq_status take_report(quant_run *r, const fqi_layer_codes *c, size_t firs
     return FQ_OK;
 }
 
+static fqi_state state_of(const quant_run *r, fqi_acts *x, int64_t layer)
+{
+    return (fqi_state){ .x = x, .layer = layer, .key = r->key, .calib = &r->q->calib, .comm = r->comm };
+}
+
 /* Everything that a resume needs of this layer beside its tensors. A layer that is computed again because that was lost leaves it again: what is
  * added for later layers stands behind it in the same files. */
 static fq_status keep(quant_run *r, const fqi_made_layer *made, int64_t layer, fq_err *e)
 {
     FQI_TRY(wait_for_writer(r, e));   /* the state of the layer before last is overwritten: the layer before must be on record */
     if (calibrates(r->q) && (layer + 1 < r->n_layer || r->q->o->lm_head)) {
-        FQI_TRY(fqi_quant_state_save(r->request.dir, FQI_STATE_QUANTIZED, &r->x, layer, r->key, e));
-        if (r->has_plain) FQI_TRY(fqi_quant_state_save(r->request.dir, FQI_STATE_PLAIN, &r->plain, layer, r->key, e));
+        const fqi_state x = state_of(r, &r->x, layer), plain = state_of(r, &r->plain, layer);
+        FQI_TRY(fqi_quant_state_save(r->dir, FQI_STATE_QUANTIZED, &x, e));
+        if (r->has_plain) FQI_TRY(fqi_quant_state_save(r->dir, FQI_STATE_PLAIN, &plain, e));
     }
-    FQI_TRY(fqi_quant_order_write(r->q, r->request.dir, &made->codes, layer, e));
-    return fqi_quant_reports_save(r->q, r->request.dir, made->first, made->n, r->key, e);
+    if (!r->writes) return FQ_OK;
+    FQI_TRY(fqi_quant_order_write(r->q, r->dir, &made->codes, layer, e));
+    return fqi_quant_reports_save(r->q, r->dir, made->first, made->n, r->key, e);
+}
+
+/* Headers were the same everywhere; weights are compared when they come. */
+static fq_status same_weights(const quant_run *r, int64_t layer, const fqi_layer_weights *w, fq_err *e)
+{
+    const fqi_quantize *q = r->q;
+    char what[64];
+    uint64_t hash = 0;
+    if (!r->comm) return FQ_OK;
+    for (size_t i = q->modules.first_of_layer[layer]; i < q->modules.first_of_layer[layer + 1]; i++) {
+        const fqi_matrix *m = fqi_module_matrix(w, &q->modules.at[i]);
+        hash = XXH3_64bits_withSeed(m->data, (size_t)(m->rows * m->cols) * (fq_dtype_bits(m->dtype) / 8), hash);
+    }
+    snprintf(what, sizeof what, "content of the weights of layer %" PRId64, layer);
+    return fqi_comm_same(r->comm, what, &hash, sizeof hash, e);
 }
 
 static fq_status do_layer(quant_run *r, int64_t layer, bool wanted, fq_err *e)
@@ -290,10 +325,11 @@ static fq_status do_layer(quant_run *r, int64_t layer, bool wanted, fq_err *e)
     if (!made) return fqi_fail_nomem(e, "codes of a layer");
     *made = (fqi_made_layer){ .first = q->modules.first_of_layer[layer], .tensor = SIZE_MAX };
     made->n = q->modules.first_of_layer[layer + 1] - made->first;
-    fq_status s = fqi_quant_layer(&job, layer, w, &made->codes, e);
+    fq_status s = same_weights(r, layer, w, e);
+    if (s == FQ_OK) s = fqi_quant_layer(&job, layer, w, &made->codes, e);
     if (s == FQ_OK) s = take_report(r, &made->codes, made->first, e);
     if (s == FQ_OK) s = keep(r, made, layer, e);
-    if (s != FQ_OK || !wanted) {
+    if (s != FQ_OK || !wanted || !r->writes) {
         fqi_made_layer_free(made);
         return s;
     }
@@ -301,12 +337,20 @@ static fq_status do_layer(quant_run *r, int64_t layer, bool wanted, fq_err *e)
 }
 
 /* All tensors are on record, a quantized output head and its report with them. */
-static bool all_written(const quant_run *r) { return fqi_stream_next(r->stream) >= r->q->table.n_tensor; }
+static bool all_written(const quant_run *r) { return r->next >= r->q->table.n_tensor; }
 
 static fq_status load_states(quant_run *r, int64_t layer, bool *found, fq_err *e)
 {
-    FQI_TRY(fqi_quant_state_load(r->request.dir, FQI_STATE_QUANTIZED, &r->x, layer, r->key, found, e));
-    return *found && r->has_plain ? fqi_quant_state_load(r->request.dir, FQI_STATE_PLAIN, &r->plain, layer, r->key, found, e) : FQ_OK;
+    const fqi_state x = state_of(r, &r->x, layer), plain = state_of(r, &r->plain, layer);
+    FQI_TRY(fqi_quant_state_load(r->dir, FQI_STATE_QUANTIZED, &x, found, e));
+    return *found && r->has_plain ? fqi_quant_state_load(r->dir, FQI_STATE_PLAIN, &plain, found, e) : FQ_OK;
+}
+
+/* Rank 0 reads them; the others only need to know whether they are there. */
+static fq_status load_reports(quant_run *r, size_t n, bool *found, fq_err *e)
+{
+    if (r->writes) FQI_TRY(fqi_quant_reports_load(r->q, r->dir, n, r->key, found, e));
+    return fqi_comm_broadcast(r->comm, 0, found, sizeof *found, e);
 }
 
 /* The first layer to compute, with r->x as it enters it. Finished layers whose states, reports or channel orders are lost are computed again,
@@ -314,13 +358,12 @@ static fq_status load_states(quant_run *r, int64_t layer, bool *found, fq_err *e
 static fq_status find_start(quant_run *r, int64_t *start, fq_err *e)
 {
     fqi_quantize *q = r->q;
-    const size_t next = fqi_stream_next(r->stream);
     int64_t layer = 0;
     bool reports = true, states = true;
-    while (layer < r->n_layer && next >= r->first_tensor[layer + 1]) layer++;
+    while (layer < r->n_layer && r->next >= r->first_tensor[layer + 1]) layer++;
     q->resumed_layers = (size_t)layer;
     const size_t n_reported = all_written(r) ? q->modules.n : q->modules.first_of_layer[layer];
-    if (layer > 0) FQI_TRY(fqi_quant_reports_load(q, r->request.dir, n_reported, r->key, &reports, e));
+    if (layer > 0) FQI_TRY(load_reports(r, n_reported, &reports, e));
     r->head_done = all_written(r) && reports;
     if (layer > 0 && calibrates(q) && (layer < r->n_layer || (q->o->lm_head && !r->head_done))) FQI_TRY(load_states(r, layer - 1, &states, e));
     *start = reports && states ? layer : 0;
@@ -338,6 +381,7 @@ static fq_status do_layers(quant_run *r, fq_err *e)
     for (int64_t layer = start; layer < r->n_layer; layer++) {
         snprintf(item, sizeof item, "layer %" PRId64, layer);
         show(r, "quantize", (size_t)layer, (size_t)r->n_layer, item);
+        fqi_comm_phase(r->comm, item);
         FQI_TRY(check_cancelled(r, e));
         FQI_TRY(do_layer(r, layer, (size_t)layer >= r->q->resumed_layers, e));
     }
@@ -360,25 +404,37 @@ static fq_status do_head(quant_run *r, fq_err *e)
     q->writing = made;
     FQI_TRY(fqi_quant_head(&job, norm, &head, &made->codes, e));
     FQI_TRY(take_report(r, &made->codes, made->first, e));
-    return fqi_quant_reports_save(q, r->request.dir, made->first, made->n, r->key, e);
+    return r->writes ? fqi_quant_reports_save(q, r->dir, made->first, made->n, r->key, e) : FQ_OK;
+}
+
+static fq_status open_stream(quant_run *r, uint64_t *resumed_bytes, fq_err *e)
+{
+    if (r->writes) {
+        FQI_TRY(fqi_stream_open(&r->request, resumed_bytes, &r->stream, e));
+        r->next = fqi_stream_next(r->stream);
+    }
+    return fqi_comm_broadcast(r->comm, 0, &r->next, sizeof r->next, e);
 }
 
 static fq_status run_all(quant_run *r, uint64_t *resumed_bytes, fq_err *e)
 {
     double since = fqi_now_seconds();
+    FQI_TRY(fqi_quant_ranks_dir(r->comm, r->request.dir, &r->dir, e));
     FQI_TRY(build(r, e));
-    FQI_TRY(fqi_stream_open(&r->request, resumed_bytes, &r->stream, e));
-    const size_t next = fqi_stream_next(r->stream);
-    if (next < r->first_tensor[0] + 1) FQI_TRY(check_weights(r, e));
+    FQI_TRY(open_stream(r, resumed_bytes, e));
+    fqi_comm_phase(r->comm, "check of the weights");
+    if (r->next < r->first_tensor[0] + 1) FQI_TRY(check_weights(r, e));
     end_stage(r->q, "check of the weights", &since);
-    if (next < r->first_tensor[0]) FQI_TRY(fqi_stream_write(r->stream, r->first_tensor[0], e));
+    if (r->writes && r->next < r->first_tensor[0]) FQI_TRY(fqi_stream_write(r->stream, r->first_tensor[0], e));
     end_stage(r->q, "embeddings", &since);
     FQI_TRY(do_layers(r, e));
     end_layers(r->q, &since);
+    fqi_comm_phase(r->comm, "output head");
     if (r->q->o->lm_head && !r->head_done) FQI_TRY(do_head(r, e));
+    if (!r->writes) return FQ_OK;
     FQI_TRY(fqi_stream_write(r->stream, r->q->table.n_tensor, e));
     end_stage(r->q, "output head and rest", &since);
-    return fqi_quant_state_remove(r->request.dir, e);
+    return fqi_quant_state_remove(r->dir, e);
 }
 
 fq_status fqi_quant_run(void *user, const fqi_stream_request *request, uint64_t *resumed_bytes, fq_err *e)
@@ -386,7 +442,8 @@ fq_status fqi_quant_run(void *user, const fqi_stream_request *request, uint64_t 
     fqi_quantize *q = user;
     quant_run *r = fqi_calloc(1, sizeof *r);
     if (!r) return fqi_fail_nomem(e, "quantizer");
-    *r = (quant_run){ .q = q, .request = *request, .quiet = *request->run, .x.file = FQI_SCRATCH_NONE, .attention.file = FQI_SCRATCH_NONE, .plain.file = FQI_SCRATCH_NONE };
+    *r = (quant_run){ .q = q, .comm = q->comm, .writes = request != NULL, .quiet = *q->run, .x.file = FQI_SCRATCH_NONE, .attention.file = FQI_SCRATCH_NONE, .plain.file = FQI_SCRATCH_NONE };
+    if (request) r->request = *request;
     r->quiet.progress = NULL;
     r->quiet.cancelled = NULL;
     r->request.run = &r->quiet;

@@ -12,6 +12,7 @@
 #include "base/fs_memory.h"
 #include "base/pipeline.h"
 #include "job/quantize_private.h"
+#include "job/rank_run.h"
 
 #define DEFAULT_DAMP 0.01
 #define DEFAULT_REFIT 1
@@ -168,7 +169,7 @@ static fq_status prepare(fqi_quantize *q, fq_err *e)
 {
     FQI_TRY(check_numbers(q->o, e));
     set_settings(q->o, &q->settings);
-    q->n_thread = fqi_n_thread(q->run->n_thread);
+    q->n_thread = fqi_comm_n_thread(q->comm, q->run->n_thread);
     FQI_TRY(make_fitting(q, e));
     FQI_TRY(check_head(q, e));
     keep_order_of_biases(q);
@@ -186,7 +187,9 @@ static fq_status prepare(fqi_quantize *q, fq_err *e)
     };
     FQI_TRY(fqi_outplan_create(&r, &q->table, e));
     FQI_TRY(fqi_quant_config(q, e));
-    FQI_TRY(make_calib(q, e));
+    FQI_TRY(fqi_quant_ranks_agree(q, e));
+    if (fqi_comm_rank(q->comm) == 0) FQI_TRY(make_calib(q, e));
+    FQI_TRY(fqi_quant_ranks_calib(q, e));
     fqi_quant_keys(q);
     warn_about(q);
     return fqi_quant_plan_make(q, &q->plan, e);
@@ -263,7 +266,7 @@ static fq_status run_job(fqi_quantize *q, fq_quantize_report *out, fq_err *e)
         fill_plan(q, result.file_bytes, &p);
         q->o->on_plan(q->o->user, &p);
     }
-    if (!q->o->pad.dry_run) FQI_TRY(fqi_write_checkpoint(&w, &result, e));
+    if (!q->o->pad.dry_run) FQI_TRY(fqi_comm_rank(q->comm) == 0 ? fqi_write_checkpoint(&w, &result, e) : fqi_quant_run(q, NULL, NULL, e));
     if (out) take_report(q, &result, fqi_now_seconds() - start, out);
     return FQ_OK;
 }
@@ -291,22 +294,44 @@ void fq_quantize_report_free(fq_quantize_report *r)
     *r = (fq_quantize_report){ 0 };
 }
 
-fq_status fq_quantize(const fq_quantize_options *o, const fq_run *run, fq_quantize_report *report, fq_err *e)
+typedef struct quantize_call { const fq_quantize_options *o; const fq_run *run; fq_quantize_report *report; } quantize_call;
+
+/* One rank. Rank 0 speaks, writes and reports. */
+static fq_status quantize_rank(void *user, fqi_comm *c, fq_err *e)
 {
-    static const fq_run default_run = { 0 };
-    if (!o->pad.source || (!o->pad.target && !o->pad.dry_run)) return fqi_fail(e, FQ_E_USAGE, NULL, "paths", "found no %s", o->pad.source ? "target" : "source");
+    const quantize_call *call = user;
     fqi_quantize *q = fqi_calloc(1, sizeof *q);
     fq_quantize_report out = { 0 };
     if (!q) return fqi_fail_nomem(e, "quantizer");
-    q->o = o;
-    q->run = run ? run : &default_run;
+    q->comm = c;
+    q->rank_options = *call->o;
+    q->o = &q->rank_options;
+    fqi_rank_run(c, call->run, &q->rank_run);
+    q->run = &q->rank_run;
+    if (fqi_comm_rank(c) > 0) {
+        q->rank_options.on_plan = NULL;
+        q->rank_options.on_module = NULL;
+        q->rank_options.pad.on_tensor = NULL;
+    }
     fq_status s = run_job(q, &out, e);
-    if (s != FQ_OK || !report) {
+    if (s != FQ_OK || !call->report || fqi_comm_rank(c) > 0) {
         free_job(q);
         return s;
     }
     out.stage = q->stage;
     out.priv = q;   /* the report's tables are the job's */
-    *report = out;
+    *call->report = out;
     return FQ_OK;
+}
+
+fq_status fq_quantize(const fq_quantize_options *o, const fq_run *run, fq_quantize_report *report, fq_err *e)
+{
+    static const fq_run default_run = { 0 };
+    fq_quantize_report made = { 0 };
+    quantize_call call = { .o = o, .run = run ? run : &default_run, .report = report ? &made : NULL };
+    if (!o->pad.source || (!o->pad.target && !o->pad.dry_run)) return fqi_fail(e, FQ_E_USAGE, NULL, "paths", "found no %s", o->pad.source ? "target" : "source");
+    const fq_status s = fqi_ranks_run(call.run, quantize_rank, &call, e);
+    if (s == FQ_OK && report) *report = made;
+    else fq_quantize_report_free(&made);   /* another rank failed when rank 0 was done */
+    return s;
 }

@@ -4,6 +4,7 @@
  *     quant_made.c      the table of made tensors, and filling them from codes
  *     quant_run.c       the loop over layers: calibrate, solve, write beside the next layer, resume
  *     quant_state.c     hidden states kept on the disk for a resume
+ *     quant_ranks.c     what ranks agree on before they begin
  *     quant_check.c     weights that cannot be quantized
  *     quant_groups.c    lengths that groups and words do not divide
  *     quant_keys.c      what a resume must have in common with the run that it continues
@@ -33,6 +34,9 @@ typedef struct fqi_quant_plan {
 typedef struct fqi_quantize {
     const fq_quantize_options *o;
     const fq_run *run;
+    fq_quantize_options rank_options;    /* what o and run point to: as this rank has them */
+    fq_run rank_run;
+    fqi_comm *comm;                      /* NULL: one rank */
     fqi_quant_settings settings;
     fqi_fitting fitting;
     fqi_decoder decoder; bool has_decoder;
@@ -52,7 +56,7 @@ typedef struct fqi_quantize {
     fq_module_report *report;    /* one per module; names in `arena` */
     bool *reported;
     fq_stage stage[12]; size_t n_stage;
-    double seconds_forward, seconds_hessian, seconds_solve;
+    double seconds_forward, seconds_hessian, seconds_reduce, seconds_solve;
     fqi_arena arena;
     size_t resumed_layers;
 } fqi_quantize;
@@ -75,9 +79,12 @@ fq_status fqi_quant_made_fill(void *user, size_t tensor, uint64_t off, uint8_t *
 /* Hidden states that leave layer `layer` (the embedding's are never kept), durable when it returns. Two files take turns, so that the state that
  * belongs to the last recorded layer is always whole. PLAIN: of the unquantized model, for a shifted target. */
 typedef enum fqi_state_of { FQI_STATE_QUANTIZED, FQI_STATE_PLAIN } fqi_state_of;
-fq_status fqi_quant_state_save(const char *dir, fqi_state_of of, fqi_acts *x, int64_t layer, uint64_t key, fq_err *e);
-/* *found false: there is no whole state of that layer and key. */
-fq_status fqi_quant_state_load(const char *dir, fqi_state_of of, fqi_acts *x, int64_t layer, uint64_t key, bool *found, fq_err *e);
+/* Rank 0 has the files; of the others x is what counts, and dir is not looked at. */
+typedef struct fqi_state { fqi_acts *x; int64_t layer; uint64_t key; const fqi_calib *calib; fqi_comm *comm; } fqi_state;
+/* Collective. */
+fq_status fqi_quant_state_save(const char *dir, fqi_state_of of, const fqi_state *t, fq_err *e);
+/* Collective. *found false: there is no whole state of that layer and key. */
+fq_status fqi_quant_state_load(const char *dir, fqi_state_of of, const fqi_state *t, bool *found, fq_err *e);
 fq_status fqi_quant_state_remove(const char *dir, fq_err *e);      /* the hidden states; reports stay until the commit */
 /* What is reported of modules [first, first + n), durable; and of modules 0 .. n - 1 back into q->report. Found are they only if the channel
  * orders that were written with them are whole too. */
@@ -86,6 +93,14 @@ fq_status fqi_quant_reports_load(fqi_quantize *q, const char *dir, size_t n, uin
 
 /* ---- quant_groups.c ---- */
 fq_status fqi_quant_check_groups(const fqi_quantize *q, fq_err *e);   /* "group": stored lengths that no engine could load; names the tensor and ways out */
+
+/* ---- quant_ranks.c; on one rank they do nothing, or what one rank needs ---- */
+/* Collective. The same model, options, kernels? "ranks-differ". Before anything else goes out. */
+fq_status fqi_quant_ranks_agree(fqi_quantize *q, fq_err *e);
+/* Collective. Rank 0's calibration to all. */
+fq_status fqi_quant_ranks_calib(fqi_quantize *q, fq_err *e);
+/* Collective. Rank 0's staging folder, in memory of each rank's own. */
+fq_status fqi_quant_ranks_dir(fqi_comm *c, const char *mine, char **dir, fq_err *e);
 
 /* ---- quant_check.c ---- */
 /* FQ_E_NUMERIC "scale-range": a weight of the layer's modules that no stored scale reaches, with its place. */
@@ -112,7 +127,7 @@ fq_status fqi_quant_order_write(const fqi_quantize *q, const char *dir, const fq
 fq_status fqi_quant_order_hash(const fqi_quantize *q, const char *dir, int64_t layer, uint64_t *hash, fq_err *e);
 
 /* ---- quant_run.c ---- */
-/* fqi_write_request.shards; user: the fqi_quantize. */
+/* fqi_write_request.shards; user: the fqi_quantize. Ranks that do not write have no request, and no bytes. */
 fq_status fqi_quant_run(void *user, const fqi_stream_request *r, uint64_t *resumed_bytes, fq_err *e);
 
 #endif

@@ -8,9 +8,11 @@
  * Scales of a group from compensated weights: when its last column comes, all its weights move to where the minimum over all columns that
  * are left is, W'_G = W_G + F_G L_GG^-1: what the textbook's loop holds at that moment. */
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/mem.h"
 #include "quant/solver.h"
 
 #define PANEL 8                   /* columns that take part in one gemm_tile of the strip */
@@ -211,7 +213,7 @@ static fq_status solve_all(fqi_solver *v, fqi_solve_result *result, fq_err *e)
     return fqi_solver_result(v, result, e);
 }
 
-fq_status fqi_gptq(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result, fq_err *e)
+static fq_status solve_here(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result, fq_err *e)
 {
     fqi_solver v = { 0 };
     *out = (fqi_codes){ 0 };
@@ -221,6 +223,67 @@ fq_status fqi_gptq(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result,
     fqi_solver_free(&v);
     if (st) fqi_codes_free(out);
     return st;
+}
+
+/* ---- several ranks ---------------------------------------------------------------------------------------------------- */
+
+void fqi_solve_rows(const fqi_comm *c, size_t n_row, size_t *first, size_t *n)
+{
+    const size_t tile = fqi_solver_tile(n_row), n_tile = (n_row + tile - 1) / tile, n_rank = (size_t)fqi_comm_size(c), me = (size_t)fqi_comm_rank(c);
+    *first = least(fqi_solver_first_tile(n_tile, n_rank, me) * tile, n_row);
+    *n = least(fqi_solver_first_tile(n_tile, n_rank, me + 1) * tile, n_row) - *first;
+}
+
+/* `mine`: [n_line][rows of this rank] of `width` bytes each; all: [n_line][n_row]. */
+static fq_status gather_lines(const fqi_solve *s, const void *mine, size_t n_line, size_t width, void *all, fq_err *e)
+{
+    const size_t n_rank = (size_t)fqi_comm_size(s->comm), tile = fqi_solver_tile(s->n_row), n_tile = (s->n_row + tile - 1) / tile;
+    size_t *bytes = fqi_calloc(n_rank, sizeof *bytes);
+    unsigned char *got = fqi_calloc(n_line, s->n_row * width), *to = all;
+    fq_status st = bytes && got ? FQ_OK : fqi_fail_nomem(e, "codes of a matrix");
+    for (size_t r = 0, from = 0; st == FQ_OK && r < n_rank; r++) {
+        const size_t end = least(fqi_solver_first_tile(n_tile, n_rank, r + 1) * tile, s->n_row);
+        bytes[r] = n_line * (end - from) * width;
+        from = end;
+    }
+    if (st == FQ_OK) st = fqi_comm_gather(s->comm, mine, bytes, got, e);
+    const unsigned char *at = got;
+    for (size_t r = 0; st == FQ_OK && r < n_rank; r++) {
+        const size_t line = bytes[r] / n_line;
+        for (size_t i = 0; i < n_line; i++, at += line) memcpy(to + i * s->n_row * width, at, line);
+        to += line;
+    }
+    free(bytes);
+    free(got);
+    return st;
+}
+
+static fq_status gather_codes(const fqi_solve *s, const fqi_codes *mine, fqi_codes *out, fq_err *e)
+{
+    FQI_TRY(fqi_codes_create(s->grid.bits, s->n_row, s->columns, out, e));
+    FQI_TRY(gather_lines(s, mine->code, out->n_col, 1, out->code, e));
+    FQI_TRY(gather_lines(s, mine->scale, out->n_group, sizeof *out->scale, out->scale, e));
+    return gather_lines(s, mine->zero, out->n_group, 1, out->zero, e);
+}
+
+static fq_status solve_shared(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result, fq_err *e)
+{
+    fqi_solve part = *s;
+    fqi_codes mine;
+    fqi_solve_rows(s->comm, s->n_row, &part.first_row, &part.n_row);
+    part.all_rows = s->n_row;
+    part.w = s->w + part.first_row * s->n_col;
+    *out = (fqi_codes){ 0 };
+    FQI_TRY(solve_here(&part, &mine, result, e));
+    const fq_status st = gather_codes(s, &mine, out, e);
+    fqi_codes_free(&mine);
+    if (st) fqi_codes_free(out);
+    return st;
+}
+
+fq_status fqi_gptq(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result, fq_err *e)
+{
+    return fqi_comm_size(s->comm) > 1 ? solve_shared(s, out, result, e) : solve_here(s, out, result, e);
 }
 
 uint64_t fqi_gptq_bytes(size_t n_row, size_t n_col, int n_thread)

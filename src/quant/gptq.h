@@ -13,6 +13,7 @@
 #ifndef FITQ_QUANT_GPTQ_H
 #define FITQ_QUANT_GPTQ_H
 
+#include "comm/comm.h"
 #include "quant/columns.h"
 #include "quant/grid.h"
 #include "quant/hessian.h"
@@ -57,7 +58,12 @@ typedef struct fqi_solve {
     const float *l;            /* factor for `order`, see fqi_cholesky: its row i is the column order[i]; nothing above the diagonal is read */
     const uint32_t *order;     /* [n_col]; processed from order[n_col - 1] down to order[0] */
     double lambda;             /* that the factor's diagonal was raised by */
+    fqi_comm *comm;            /* fqi_gptq: ranks that share the rows, all with the same matrix; NULL: all rows here */
+    size_t first_row, all_rows; /* private: which rows of a larger matrix; all_rows 0: it is the whole */
 } fqi_solve;
+
+/* Rows [first, first + n) of n_row that fqi_gptq solves on this rank: whole tiles of the matrix, so the bits are those of one rank. */
+void fqi_solve_rows(const fqi_comm *c, size_t n_row, size_t *first, size_t *n);
 
 typedef struct fqi_solve_result {
     double error;              /* tr(E H E^T), without damping, for H as accumulated (a sum over tokens) */
@@ -65,7 +71,7 @@ typedef struct fqi_solve_result {
     double error_sampled;      /* ...the error of the same rows: error_sampled / energy is the relative error of the layer's output */
 } fqi_solve_result;
 
-/* *out is made here and is empty on failure. FQ_E_NOMEM; FQ_E_USAGE, "scales": dynamic scales with groups that are scattered in `order`, or
+/* *out is made here and is empty on failure. On several ranks collective: out and result are the whole, the same everywhere. FQ_E_NOMEM; FQ_E_USAGE, "scales": dynamic scales with groups that are scattered in `order`, or
  * with one of more than 256 columns that is not the first to be processed. */
 fq_status fqi_gptq(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result, fq_err *e);
 /* Every weight to the nearest point of its grid; h->diag weighs the scale search (h may be NULL: no data, all columns weigh the same; the

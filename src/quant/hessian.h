@@ -18,9 +18,11 @@ typedef struct fqi_hessian {
 uint64_t fqi_hessian_bytes(size_t n);
 fq_status fqi_hessian_create(size_t n, fqi_hessian *out, fq_err *e);
 void fqi_hessian_free(fqi_hessian *h);
-/* H += x^T x; x: n_row rows of h->n at stride ld. At least 80 % of ssyrk's rate for n_row >= 512. */
+/* H += x^T x; x: n_row rows of h->n at stride ld. The product is made alone before it is added: made from zero somewhere else, and added there, it
+ * gives the same bits (job/quant_layer_ranks.c). At least 80 % of ssyrk's rate for n_row >= 512. */
 void fqi_hessian_add(const fqi_linalg *la, fqi_hessian *h, const float *x, size_t n_row, size_t ld);
-/* The moment of a shifted target (target.h), C += (a - b)^T y, [m][n] full. a, b: n_row rows of m, y: of n, all without gaps. */
+/* The moment of a shifted target (target.h), C += (a - b)^T y, [m][n] full. a, b: n_row rows of m, y: of n, all without gaps. As
+ * above, the product is made alone. */
 void fqi_cross_add(const fqi_linalg *la, float *c, size_t m, size_t n, const float *a, const float *b, const float *y, size_t n_row);
 
 /* L of P H P^T + damp * mean(diag H) * I = L L^T, lower, [n][n]; order: P as column numbers, order[i] = the column of H that is row i of L.

@@ -15,7 +15,7 @@
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-static size_t tile_rows(size_t n_row)
+size_t fqi_solver_tile(size_t n_row)
 {
     size_t each = (n_row / TILES + FQI_STRIP - 1) / FQI_STRIP * FQI_STRIP;
     return each < FQI_STRIP ? FQI_STRIP : least(each, FQI_SOLVE_ROWS);
@@ -23,17 +23,17 @@ static size_t tile_rows(size_t n_row)
 
 static size_t strip_columns(size_t n_col) { return n_col > FQI_SOLVE_BLOCK ? n_col : FQI_SOLVE_BLOCK; }
 
-static uint64_t scratch_floats(size_t n_row, size_t n_col)
+static uint64_t scratch_floats(size_t tile, size_t n_col)
 {
-    const uint64_t fixed = FQI_SOLVE_BLOCK * (2 * tile_rows(n_row) + FQI_SOLVE_BLOCK + 4 * FQI_STRIP);
+    const uint64_t fixed = FQI_SOLVE_BLOCK * (2 * tile + FQI_SOLVE_BLOCK + 4 * FQI_STRIP);
     return fqi_sat_add(fixed, fqi_sat_mul(strip_columns(n_col), FQI_STRIP));
 }
 
 uint64_t fqi_solver_bytes(size_t n_row, size_t n_col, int n_thread)
 {
-    const size_t tile = tile_rows(n_row), n_tile = (n_row + tile - 1) / tile;
+    const size_t tile = fqi_solver_tile(n_row), n_tile = (n_row + tile - 1) / tile;
     uint64_t floats = fqi_sat_mul(fqi_sat_mul(n_tile, tile), n_col);
-    floats = fqi_sat_add(floats, fqi_sat_mul(scratch_floats(n_row, n_col), (uint64_t)n_thread));
+    floats = fqi_sat_add(floats, fqi_sat_mul(scratch_floats(tile, n_col), (uint64_t)n_thread));
     const uint64_t lists = fqi_sat_add(fqi_sat_mul(n_col, 4 * sizeof(uint32_t) + 2 * SAMPLES * sizeof(float)), fqi_sat_mul(n_tile, 2 * sizeof(double)));
     return fqi_sat_add(fqi_sat_mul(floats, sizeof(float)), lists);
 }
@@ -74,10 +74,10 @@ static void set_weights(fqi_solver *v)
 
 fq_status fqi_solver_create(const fqi_solve *s, fqi_codes *codes, fqi_solver *out, fq_err *e)
 {
-    fqi_solver v = { .s = s, .out = codes, .tile = tile_rows(s->n_row) };
+    fqi_solver v = { .s = s, .out = codes, .tile = fqi_solver_tile(s->all_rows ? s->all_rows : s->n_row) };
     size_t floats = 0;
     v.n_tile = (s->n_row + v.tile - 1) / v.tile;
-    v.scratch_floats = (size_t)scratch_floats(s->n_row, s->n_col);
+    v.scratch_floats = (size_t)scratch_floats(v.tile, s->n_col);
     const bool counts = fqi_mul_size(v.n_tile * v.tile, s->n_col, &floats);
     v.e = counts ? fqi_calloc(floats, sizeof *v.e) : NULL;
     v.first = fqi_calloc(codes->n_group + 1, sizeof *v.first);
@@ -174,16 +174,37 @@ void fqi_form_block(const fqi_blas *blas, const fqi_hessian *h, const float *x, 
         for (size_t r = 0; r < width; r++) out[r] += (double)x[(j + a) * width + r] * (double)block[a * width + r];
 }
 
-/* Rows of w, then the same rows of e, by column: [n_col][2 * SAMPLES]. */
+static size_t all_rows(const fqi_solver *v) { return v->s->all_rows ? v->s->all_rows : v->s->n_row; }
+
+/* Rows of w, then the same rows of e, by column: [n_col][2 * SAMPLES]. Rows of other ranks stay zeros. */
 static void take_samples(const fqi_solver *v, size_t n_sample, float *x)
 {
     const fqi_solve *s = v->s;
     for (size_t a = 0; a < n_sample; a++) {
-        const size_t row = a * s->n_row / n_sample;
+        const size_t at = a * all_rows(v) / n_sample, row = at - s->first_row;
+        if (at < s->first_row || row >= s->n_row) continue;
         const float *e = fqi_tile_at(v, row / v->tile) + row % v->tile;
         for (size_t k = 0; k < s->n_col; k++) x[k * 2 * SAMPLES + a] = s->w[row * s->n_col + k];
         for (size_t i = 0; i < s->n_col; i++) x[fqi_column_at(v, i) * 2 * SAMPLES + SAMPLES + a] = e[i * v->tile];
     }
+}
+
+/* What every tile of every rank adds to the error, in the order of tiles. */
+static fq_status gather_errors(const fqi_solver *v, double *error, fq_err *e)
+{
+    const fqi_solve *s = v->s;
+    const size_t n_rank = (size_t)fqi_comm_size(s->comm), all = (all_rows(v) + v->tile - 1) / v->tile;
+    double *mine = fqi_calloc(v->n_tile, sizeof *mine), *sum = fqi_calloc(all, sizeof *sum);
+    size_t *bytes = fqi_calloc(n_rank, sizeof *bytes);
+    fq_status st = mine && sum && bytes ? FQ_OK : fqi_fail_nomem(e, "errors of a matrix");
+    for (size_t t = 0; st == FQ_OK && t < v->n_tile; t++) mine[t] = v->cost[t] - (s->l ? v->energy[t] : 0.0);
+    for (size_t r = 0; st == FQ_OK && r < n_rank; r++) bytes[r] = (fqi_solver_first_tile(all, n_rank, r + 1) - fqi_solver_first_tile(all, n_rank, r)) * sizeof *sum;
+    if (st == FQ_OK) st = fqi_comm_gather(s->comm, mine, bytes, sum, e);
+    for (size_t t = 0; st == FQ_OK && t < all; t++) *error += sum[t];
+    free(mine);
+    free(sum);
+    free(bytes);
+    return st;
 }
 
 /* part: [blocks][2 * SAMPLES], so that the sum has one order whoever makes its parts. */
@@ -230,7 +251,7 @@ static void plain_result(const fqi_solver *v, fqi_solve_result *out)
 fq_status fqi_solver_result(const fqi_solver *v, fqi_solve_result *out, fq_err *e)
 {
     const fqi_solve *s = v->s;
-    const size_t n_sample = least(SAMPLES, s->n_row), n_block = (s->n_col + FQI_SOLVE_BLOCK - 1) / FQI_SOLVE_BLOCK;
+    const size_t n_sample = least(SAMPLES, all_rows(v)), n_block = (s->n_col + FQI_SOLVE_BLOCK - 1) / FQI_SOLVE_BLOCK;
 #pragma omp parallel for num_threads(s->la.n_thread) schedule(dynamic)
     for (size_t t = 0; t < v->n_tile; t++) v->energy[t] = tile_energy(v, t);
     *out = (fqi_solve_result){ 0 };
@@ -240,14 +261,14 @@ fq_status fqi_solver_result(const fqi_solver *v, fqi_solve_result *out, fq_err *
     }
     float *x = fqi_calloc(s->n_col, 2 * SAMPLES * sizeof *x);
     double *part = fqi_calloc(n_block, 2 * SAMPLES * sizeof *part);
-    const bool got = x && part;
-    if (got) {
-        for (size_t t = 0; t < v->n_tile; t++) out->error += v->cost[t] - (s->l ? v->energy[t] : 0.0);
+    fq_status st = x && part ? gather_errors(v, &out->error, e) : fqi_fail_nomem(e, "samples of a matrix");
+    if (st == FQ_OK) {
         if (out->error < 0) out->error = 0;   /* the last bits of two large sums */
         take_samples(v, n_sample, x);
-        sum_samples(v, x, part, out);
+        st = fqi_comm_sum_float(s->comm, x, s->n_col * 2 * SAMPLES, e);   /* with zeros: the same bits */
     }
+    if (st == FQ_OK) sum_samples(v, x, part, out);
     free(x);
     free(part);
-    return got ? FQ_OK : fqi_fail_nomem(e, "samples of a matrix");
+    return st;
 }

@@ -44,6 +44,10 @@ typedef struct fqi_strip_scales {
     uint8_t zero[FQI_STRIP];
 } fqi_strip_scales;
 
+/* Rows of a tile of a matrix of n_row. */
+size_t fqi_solver_tile(size_t n_row);
+/* First tile of a rank's; of rank n_rank: behind the last. */
+static inline size_t fqi_solver_first_tile(size_t n_tile, size_t n_rank, size_t rank) { return n_tile * rank / n_rank; }
 uint64_t fqi_solver_bytes(size_t n_row, size_t n_col, int n_thread);
 /* s->order NULL: position = column. *out is freed also on failure. */
 fq_status fqi_solver_create(const fqi_solve *s, fqi_codes *codes, fqi_solver *out, fq_err *e);
@@ -69,7 +73,7 @@ void fqi_solver_choose_strip(const fqi_solver *v, size_t group, size_t row, cons
 void fqi_solver_scales(const fqi_solver *v, size_t group, size_t row, fqi_strip_scales *s);
 /* One column of a strip to codes: w -> back (may be w); codes go where they belong. */
 void fqi_solver_round(const fqi_solver *v, size_t position, size_t row, const fqi_strip_scales *s, const float *w, float *back);
-/* Errors of the whole and of sampled rows out of e, cost and energy. */
+/* Errors of the whole and of sampled rows out of e, cost and energy; of all ranks' rows where they share them. */
 fq_status fqi_solver_result(const fqi_solver *v, fqi_solve_result *out, fq_err *e);
 
 /* out[r] += the part of x_r H x_r^T that columns [j, j + FQI_SOLVE_BLOCK) bring with themselves and with all later ones: summed over all

@@ -74,6 +74,7 @@ uint64_t fqi_shift_target_bytes(size_t n_col, int n_thread)
 fq_status fqi_shift_target(const fqi_linalg *la, const fqi_shift *shift, const float *w, size_t n_row, size_t n_col, float *out, fq_err *e)
 {
     const task t = { shift, w, n_row, n_col, out };
+    const size_t begin = shift->n ? shift->first / ROWS * ROWS : 0, end = shift->n ? least(shift->first + shift->n, n_row) : n_row;
     float *scratch = fqi_calloc((size_t)la->n_thread * 2 * ROWS, n_col * sizeof *scratch);
     if (!scratch) return fqi_fail_nomem(e, "shifted weights");
 #pragma omp parallel num_threads(la->n_thread)
@@ -81,7 +82,7 @@ fq_status fqi_shift_target(const fqi_linalg *la, const fqi_shift *shift, const f
         float *x = scratch + (size_t)omp_get_thread_num() * 2 * ROWS * n_col;
         omp_set_num_threads(1);   /* of this task only: see kernel/linear.c */
 #pragma omp for schedule(dynamic)
-        for (size_t row = 0; row < n_row; row += ROWS) shift_rows(la->blas, &t, row, x, x + ROWS * n_col);
+        for (size_t row = begin; row < end; row += ROWS) shift_rows(la->blas, &t, row, x, x + ROWS * n_col);
     }
     free(scratch);
     return FQ_OK;

@@ -33,9 +33,10 @@ typedef struct fqi_shift {
     const float *h;              /* as fqi_hessian holds it; FQI_DRIFT_OUTPUT only */
     const float *l; const uint32_t *order;   /* as fqi_cholesky made them */
     double a;
+    size_t first, n;             /* rows that are wanted, in whole tiles; n 0: all */
 } fqi_shift;
 
-/* out = W + a M (H + lambda)^-1. w, out: [n_row][n_col], row-major, source column order; out may be w. FQ_E_NOMEM. Bits do not depend on
+/* out = W + a M (H + lambda)^-1. w, out: [n_row][n_col], row-major, source column order; out may be w; of rows that are not wanted it is undefined. FQ_E_NOMEM. Bits do not depend on
  * the number of threads. A row of zeros stays one: padding, a pruned
  * output, or a layer that is switched off. */
 fq_status fqi_shift_target(const fqi_linalg *la, const fqi_shift *shift, const float *w, size_t n_row, size_t n_col, float *out, fq_err *e);

@@ -260,7 +260,7 @@ static void targets_are_right(void **state)
         for (size_t i = 0; i < n_c; i++)
             for (size_t j = 0; j < n; j++) c[i * n + j] *= problem_h(&p, j, j) == 0 ? 0 : 10;   /* an input that is 0 correlates with nothing */
         FQT_OK(fqi_cholesky(&la, &p.h, p.order, 0.01, l, &lambda, e));
-        const fqi_shift shift = { s % 2 ? FQI_DRIFT_OUTPUT : FQI_DRIFT_INPUT, c, p.h.h, l, p.order, 0.25 };
+        const fqi_shift shift = { s % 2 ? FQI_DRIFT_OUTPUT : FQI_DRIFT_INPUT, c, p.h.h, l, p.order, 0.25, 0, 0 };
         FQT_OK(fqi_shift_target(&la, &shift, p.w, n_row, n, out, e));
         memcpy(same, p.w, n_row * n * sizeof *same);
         FQT_OK(fqi_shift_target(&one, &shift, same, n_row, n, same, e));
