@@ -439,6 +439,7 @@ static fq_status run_slices(slices *v, fq_err *e)
     size_t q_tensor;
     FQI_TRY(check_engines(o, e));
     FQI_TRY(fq_ckpt_open(o->path, v->run, &v->ckpt, e));
+    if (!v->ckpt->has_config) FQI_TRY(fq_ckpt_check(v->ckpt, e));   /* it may be there and unreadable */
     if (!v->ckpt->has_config) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(o->path), "config", "found no config.json, expected one: slices follow from its lengths");
     FQI_TRY(check_formats(v, &usual, e));
     if (usual && !o->n_format) { request.format = &usual; request.n_format = 1; }

@@ -11,3 +11,5 @@ fitq verify $M; echo $?
 fitq verify $M --tp 2 --engine lmdeploy; echo $?
 fitq verify $M --tp 2 --format gptq; echo $?
 fitq verify nowhere --tp 2; echo $?
+cp -r $M bad; sed -i 's/"vocab_size": 2048/"vocab_size": true/' bad/config.json; fitq verify bad --tp 2; echo $?
+rm bad/config.json; fitq verify bad --tp 2; echo $?
