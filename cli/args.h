@@ -35,6 +35,11 @@ typedef struct arg_values {
     const char *prompt, *prompt_file, *system;   /* generate */
     int64_t max_tokens;
     int64_t ranks;                       /* what can be divided over ranks */
+    arg_ints cost_ranks;                 /* plan --quantize-cost */
+    bool quantize_cost;
+    int64_t tokens;
+    double matrix_rate;
+    uint64_t disk_rate, network_rate;
     double heartbeat;
     bool expert_parallel;
     double temperature, top_p;

@@ -7,6 +7,7 @@
 
 #include "commands.h"
 #include "output.h"
+#include "plan_cost.h"
 #include "plan_view.h"
 
 /* ---- what cannot be planned ------------------------------------------------------------------------------------- */
@@ -68,6 +69,7 @@ static int run_plan(const arg_values *given)
     fq_model model;
     fq_err e = { 0 };
     if (fq_model_read(a.operand[0], &model, &e) != FQ_OK) return not_a_config(a.operand[0], &e);
+    if (a.quantize_cost) return plan_cost(&a, &model);
     fq_plan_request r = {
         .tp = a.tp.v, .n_tp = a.tp.n,
         .engine = a.engine.n ? a.engine.v : NULL, .n_engine = a.engine.n,
@@ -101,7 +103,14 @@ static const arg_option options[] = {
     ARG_OPT_CONTEXT,
     { "kv-cache-bits", 0, ARG_INT, "N", ARG_OFFSET(kv_cache_bits), "bits of one KV cache element (default: 16)", NULL, 1,
       32, ARG_ANY },
-    ARG_OPT_JSON, ARG_OPT_HELP,
+    { "quantize-cost", 0, ARG_FLAG, NULL, ARG_OFFSET(quantize_cost), "instead: seconds that quantizing would take on some numbers of ranks, by parts", NULL, 0, 0, ARG_ANY },
+    { "ranks", 0, ARG_INTS, "N,...", ARG_OFFSET(cost_ranks), "of --quantize-cost: numbers of ranks (default: 1,2,4,...,1024)", NULL, 1, 4096, ARG_ANY },
+    { "tokens", 0, ARG_INT, "N", ARG_OFFSET(tokens), "of --quantize-cost: tokens of calibration, in windows of 512 (default: 262144)", NULL, 1, INT64_C(1) << 40, ARG_ANY },
+    { "no-shift", 0, ARG_FLAG, NULL, ARG_OFFSET(no_shift), "of --quantize-cost: one stream of hidden states, as of quantize --no-shift", NULL, 0, 0, ARG_ANY },
+    { "matrix-rate", 0, ARG_REAL, "GFLOPS", ARG_OFFSET(matrix_rate), "of --quantize-cost: of a rank, for products of large matrices (default: measured on this machine)", NULL, 0, 1000000, ARG_ANY },
+    { "disk-rate", 0, ARG_SIZE, "SIZE", ARG_OFFSET(disk_rate), "of --quantize-cost: read or written a second, of each rank (default: 1GB)", NULL, 0, 0, ARG_ANY },
+    { "network-rate", 0, ARG_SIZE, "SIZE", ARG_OFFSET(network_rate), "of --quantize-cost: sent and received a second, of each rank (default: 1GB)", NULL, 0, 0, ARG_ANY },
+    ARG_OPT_THREADS, ARG_OPT_JSON, ARG_OPT_HELP,
 };
 
 const arg_command cmd_plan = {

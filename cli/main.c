@@ -31,7 +31,7 @@ const char *command_nearest(const char *name)
 static bool can_be_divided(const arg_command *c)
 {
     for (size_t i = 0; i < c->n_option; i++)
-        if (strcmp(c->option[i].name, "ranks") == 0) return true;
+        if (strcmp(c->option[i].name, "ranks") == 0 && c->option[i].kind == ARG_INT) return true;   /* of plan it is a list of what might be */
     return false;
 }
 

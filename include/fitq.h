@@ -523,6 +523,33 @@ void fq_quantize_report_free(fq_quantize_report *r);   /* NULL and zeroed are fi
  * FQ_E_NUMERIC: weights that are not finite (before calibration), or strict and a factor that fails. */
 fq_status fq_quantize(const fq_quantize_options *o, const fq_run *run, fq_quantize_report *report, fq_err *e);
 
+/* ---- how long it takes ---- */
+
+/* What a rank and what connects ranks can do, a second. flops: of products of large matrices in fp32, all threads of a rank. latency_seconds: that one
+ * message takes, however small. */
+typedef struct fq_cost_rates { double flops, disk_bytes, network_bytes, latency_seconds; } fq_cost_rates;
+
+typedef struct fq_quantize_cost_request {
+    int64_t samples, seqlen;     /* calibration: windows, tokens of each */
+    int bits;
+    bool no_shift;
+    fq_cost_rates rates;
+} fq_quantize_cost_request;
+
+/* Seconds of the slowest rank, by parts that add up to `seconds`. reduce: sums over ranks; gather: codes to all, and hidden states to the rank that
+ * writes. read, write: what is not hidden behind computing; without the embeddings and the output head. */
+typedef struct fq_quantize_cost {
+    int n_rank;
+    double read, forward, hessian, reduce, factor, solve, gather, write, seconds;
+    double read_bytes, write_bytes;
+} fq_quantize_cost;
+
+/* Measures flops of this machine with n_thread threads (0 = as everywhere) in about half a second; the other rates are left as they are. */
+fq_status fq_measure_rates(int n_thread, fq_cost_rates *out, fq_err *e);
+/* A model of fq_quantize on n_rank ranks, of the usual settings: pure. Operations are counted on the shapes, batches and tiles that the run uses.
+ * FQ_E_USAGE, "quantize-cost": a count or a rate that is not positive. */
+fq_status fq_quantize_cost_of(const fq_model *m, const fq_quantize_cost_request *r, int n_rank, fq_quantize_cost *out, fq_err *e);
+
 /* What to do with a model and n GPUs of some memory: bits, group size, padding, and why. */
 typedef struct fq_choice {
     int tp, bits;                /* bits 16: as it is, or padded */

@@ -2,14 +2,15 @@
  *
  * Kept in step with it by the test that measures. What the forward pass and the passes hold is alive all the time; moments, factors and
  * work come and go; codes only come. */
+#include <string.h>
+
 #include "base/checked.h"
 #include "base/fs_memory.h"
 #include "job/quant_layer_private.h"
 
 #define PAGE 4096
 
-/* One kind of input: how many of it (experts), its width, and the rows of the modules that share it. */
-typedef struct kind { size_t stage; fqi_drift drift; uint64_t n, cols, rows[3]; size_t n_rows; } kind;
+typedef fqi_quant_kind kind;
 
 typedef struct walk {
     const fqi_quant_settings *s;
@@ -126,18 +127,27 @@ static uint64_t layer_peak(const fqi_quant_settings *s, const kind *k, size_t n_
     return w.peak;
 }
 
-uint64_t fqi_quant_layer_bytes(const fq_model *m, const fqi_quant_settings *s, size_t n_window, size_t seqlen, int n_thread)
+size_t fqi_quant_kinds(const fq_model *m, bool is_sparse, fqi_quant_kind *out)
 {
     const uint64_t hidden = (uint64_t)m->hidden_size, q = (uint64_t)(m->num_attention_heads * m->head_dim), kv = (uint64_t)(m->num_key_value_heads * m->head_dim);
     const uint64_t ff = (uint64_t)m->intermediate_size, moe = (uint64_t)m->moe_intermediate_size, shared = (uint64_t)m->shared_expert_intermediate_size;
     const uint64_t n_expert = (uint64_t)m->num_experts, has_shared = shared > 0;
-    const fqi_drift in = FQI_DRIFT_INPUT, out = FQI_DRIFT_OUTPUT;
-    const kind attention = { 0, in, 1, hidden, { q, kv, kv }, 3 }, o = { 1, out, 1, q, { hidden }, 1 };
-    const kind dense[] = { attention, o, { 2, in, 1, hidden, { ff, ff }, 2 }, { 3, out, 1, ff, { hidden }, 1 } };
-    const kind sparse[] = { attention, o, { 2, in, has_shared, hidden, { shared, shared }, 2 }, { 2, in, n_expert, hidden, { moe, moe }, 2 },
-                            { 3, in, n_expert, moe, { hidden }, 1 }, { 3, in, has_shared, shared, { hidden }, 1 } };
+    const fqi_drift in = FQI_DRIFT_INPUT, add = FQI_DRIFT_OUTPUT;
+    const kind attention = { 0, in, false, 1, hidden, { q, kv, kv }, 3 }, o = { 1, add, false, 1, q, { hidden }, 1 };
+    const kind dense[] = { attention, o, { 2, in, false, 1, hidden, { ff, ff }, 2 }, { 3, add, false, 1, ff, { hidden }, 1 } };
+    const kind sparse[] = { attention, o, { 2, in, false, has_shared, hidden, { shared, shared }, 2 }, { 2, in, true, n_expert, hidden, { moe, moe }, 2 },
+                            { 3, in, true, n_expert, moe, { hidden }, 1 }, { 3, in, false, has_shared, shared, { hidden }, 1 } };
+    const size_t n = is_sparse ? sizeof sparse / sizeof sparse[0] : sizeof dense / sizeof dense[0];
+    memcpy(out, is_sparse ? sparse : dense, n * sizeof *out);
+    return n;
+}
+
+uint64_t fqi_quant_layer_bytes(const fq_model *m, const fqi_quant_settings *s, size_t n_window, size_t seqlen, int n_thread)
+{
+    kind dense[FQI_MAX_QUANT_KIND], sparse[FQI_MAX_QUANT_KIND];
+    const size_t n_dense = fqi_quant_kinds(m, false, dense), n_sparse = fqi_quant_kinds(m, true, sparse);
     const uint64_t always = s->method == FQ_METHOD_GPTQ ? pass_bytes(m, s, n_window, seqlen, n_thread) : 0;
-    const uint64_t a = m->n_dense_layer ? layer_peak(s, dense, sizeof dense / sizeof dense[0], n_thread, always) : 0;
-    const uint64_t b = m->n_moe_layer ? layer_peak(s, sparse, sizeof sparse / sizeof sparse[0], n_thread, always) : 0;
+    const uint64_t a = m->n_dense_layer ? layer_peak(s, dense, n_dense, n_thread, always) : 0;
+    const uint64_t b = m->n_moe_layer ? layer_peak(s, sparse, n_sparse, n_thread, always) : 0;
     return a > b ? a : b;
 }

@@ -81,6 +81,12 @@ fq_status fqi_experts_exchange(fqi_quantizing *q, const fqi_stage *stage, fq_err
 /* Slots of an input's columns (quant_layer.c); rank: [cols], scratch. */
 fq_status fqi_input_columns(fqi_quantizing *q, const fqi_quant_input *in, uint32_t *rank, fqi_columns *out, fq_err *e);
 
+/* One kind of input of a layer: the stage that sees it, how many of it (experts), its width, and the rows of the modules that share it. */
+typedef struct fqi_quant_kind { size_t stage; fqi_drift drift; bool of_expert; uint64_t n, cols, rows[3]; size_t n_rows; } fqi_quant_kind;
+#define FQI_MAX_QUANT_KIND 6
+/* Of a dense or a sparse layer, in the order of the stages (quant_layer_memory.c). out: [FQI_MAX_QUANT_KIND]. */
+size_t fqi_quant_kinds(const fq_model *m, bool is_sparse, fqi_quant_kind *out);
+
 /* Windows of a batch, tokens of it. */
 size_t fqi_quant_batch_windows(size_t n_window, size_t seqlen);
 /* Floats that the plain model's rows of one batch take at most, and of its attention. */

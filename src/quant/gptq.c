@@ -234,6 +234,12 @@ void fqi_solve_rows(const fqi_comm *c, size_t n_row, size_t *first, size_t *n)
     *n = least(fqi_solver_first_tile(n_tile, n_rank, me + 1) * tile, n_row) - *first;
 }
 
+size_t fqi_solve_most_rows(size_t n_row, size_t n_rank)
+{
+    const size_t tile = fqi_solver_tile(n_row), n_tile = (n_row + tile - 1) / tile;
+    return least((n_tile + n_rank - 1) / n_rank * tile, n_row);
+}
+
 /* `mine`: [n_line][rows of this rank] of `width` bytes each; all: [n_line][n_row]. */
 static fq_status gather_lines(const fqi_solve *s, const void *mine, size_t n_line, size_t width, void *all, fq_err *e)
 {

@@ -71,6 +71,9 @@ typedef struct fqi_solve_result {
     double error_sampled;      /* ...the error of the same rows: error_sampled / energy is the relative error of the layer's output */
 } fqi_solve_result;
 
+/* Most rows that one of n_rank ranks gets. */
+size_t fqi_solve_most_rows(size_t n_row, size_t n_rank);
+
 /* *out is made here and is empty on failure. On several ranks collective: out and result are the whole, the same everywhere. FQ_E_NOMEM; FQ_E_USAGE, "scales": dynamic scales with groups that are scattered in `order`, or
  * with one of more than 256 columns that is not the first to be processed. */
 fq_status fqi_gptq(const fqi_solve *s, fqi_codes *out, fqi_solve_result *result, fq_err *e);
