@@ -20,6 +20,7 @@
 #define LAYOUT 0x46715262u
 #define TICK 0.1          /* seconds */
 #define SILENT 0.6        /* while we are asked to end: more than any living process is silent for */
+#define BEFORE 0.8        /* when we are asked to end: so silent was a process that died a second ago, before all were asked */
 #define GRACE 6.0         /* from a rank's failure to the end of all */
 #define ASLEEP 2.0        /* a tick that took that long: we did not run */
 
@@ -135,7 +136,7 @@ static bool judge(fqi_link *l, fq_status *status, char line[sizeof ((fq_err *)0)
     l->woke = t;
     if (l->over) return false;   /* one voice is enough */
     if (l->stopping <= 0 && l->run->cancelled && l->run->cancelled(l->run->user)) l->stopping = t;
-    if (l->stopping > 0 && l->failed <= 0 && t - l->stopping > SILENT && l->comm->rank < 2 && (who = silent(l, t, SILENT)) >= 0) {
+    if (l->stopping > 0 && l->failed <= 0 && l->comm->rank < 2 && ((t - l->stopping > SILENT && (who = silent(l, t, SILENT)) >= 0) || (who = silent(l, l->stopping, BEFORE)) >= 0)) {
         *status = describe(l, who, t - l->peer[who].heard, "one: it has ended or was killed", line);
         return true;
     }

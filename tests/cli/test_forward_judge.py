@@ -35,7 +35,8 @@ KERNELS = ('c', 'avx2', 'avx512')
 
 class Run(ctypes.Structure):
     _fields_ = [('n_thread', ctypes.c_int), ('memory_bytes', ctypes.c_uint64), ('io', ctypes.c_int), ('progress', ctypes.c_void_p),
-                ('log', ctypes.c_void_p), ('cancelled', ctypes.c_void_p), ('user', ctypes.c_void_p)]
+                ('log', ctypes.c_void_p), ('cancelled', ctypes.c_void_p), ('user', ctypes.c_void_p), ('n_rank', ctypes.c_int), ('expert_parallel', ctypes.c_bool),
+                ('heartbeat_seconds', ctypes.c_double), ('lost', ctypes.c_void_p)]
 
 
 class Err(ctypes.Structure):
