@@ -50,6 +50,8 @@ typedef struct arg_values {
     bool fold_order;                     /* pad */
     const char *adapter, *like;          /* pad, unpad */
     bool drop;                           /* unpad */
+    const char *form;                    /* convert */
+    int zeros;                           /* index into the option's choices */
     int64_t bits, samples, seqlen, refit, min_expert_tokens;
     int method, packing, scale, scale_store, order;   /* index into the option's choices */
     double damp, shift;

@@ -23,6 +23,7 @@ static void weights_text(const fq_verify_report *r, const arg_values *a, bool sa
         { "tensors", r->n_tensor, "", false },
         { "  equal", r->n_tensor_equal, "byte for byte", false },
         { "  mapped", r->n_tensor_mapped, "elements moved as fitq.json says", false },
+        { "  recoded", r->n_tensor_recoded, "codes in another form, the same numbers", true },
         { "  added", r->n_tensor_added, "all zero, not in the original", true },
         { "  different", r->n_tensor_bad, "", false },
         { "elements in place", r->n_element_same, "each is the element of the original that the map names", false },
@@ -62,6 +63,7 @@ static json_t *weights_json(const fq_verify_report *r, bool same)
     out_put_u64(o, "tensors", r->n_tensor);
     out_put_u64(o, "tensors_equal", r->n_tensor_equal);
     out_put_u64(o, "tensors_mapped", r->n_tensor_mapped);
+    out_put_u64(o, "tensors_recoded", r->n_tensor_recoded);
     out_put_u64(o, "tensors_added", r->n_tensor_added);
     out_put_u64(o, "tensors_different", r->n_tensor_bad);
     out_put_u64(o, "elements_in_place", r->n_element_same);
@@ -118,8 +120,9 @@ static void weights_fact(out_table *t, const fq_proof *r)
     const fq_verify_report *w = &r->weights;
     fact(t, "weights");
     if (r->weights_same) {
-        char added[80] = "";
-        if (w->n_tensor_added) snprintf(added, sizeof added, ", %s added (all zero)", out_grouped(w->n_tensor_added).s);
+        char added[160] = "";
+        if (w->n_tensor_recoded) snprintf(added, sizeof added, ", %s in another form with the same numbers", out_grouped(w->n_tensor_recoded).s);
+        if (w->n_tensor_added) snprintf(added + strlen(added), sizeof added - strlen(added), ", %s added (all zero)", out_grouped(w->n_tensor_added).s);
         out_cell(t, OUT_GREEN, "the same: %s tensors, %s equal, %s mapped%s; no element missing or wrong", out_grouped(w->n_tensor).s,
                  out_grouped(w->n_tensor_equal).s, out_grouped(w->n_tensor_mapped).s, added);
     } else if (w->n_tensor_bad > w->n_tensor_form || r->weights_compared) {

@@ -402,6 +402,8 @@ fq_status fq_adapt(const fq_adapter_options *o, const fq_run *run, fq_adapter_re
 typedef struct fq_verify_report {
     size_t n_tensor, n_tensor_equal, n_tensor_mapped, n_tensor_added, n_tensor_bad;
     size_t n_tensor_form;         /* of the bad ones: missing, not accounted for, or of another shape or type; no element was compared */
+    size_t n_tensor_recoded;      /* parts of quantized modules that A has in another form, and whose weights are the same numbers; counted as elements
+                                     are the weights */
     uint64_t n_element_same;      /* elements of B that are the element of A that the map names */
     uint64_t n_element_copy;      /* of those: second and further copies of one element (KV replication) */
     uint64_t n_element_zero;      /* elements of B that the map leaves empty, and that are zero */
@@ -411,8 +413,8 @@ typedef struct fq_verify_report {
 } fq_verify_report;
 
 /* The structural proof: B against A under the maps in B's fitq.json (none: identity). FQ_E_DIFFERS if it fails; the
- * report is filled then too, and everything was compared: the counts are of the whole. A B that fitq quantized is FQ_E_INPUT, "quantized": its
- * weights were rounded. */
+ * report is filled then too, and everything was compared: the counts are of the whole. Two quantized checkpoints in different forms (see
+ * fq_convert) are compared as numbers. A B that fitq quantized is FQ_E_INPUT, "quantized", unless A is too: its weights were rounded. */
 fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_verify_report *report, fq_err *e);
 
 /* ---- quantizing ------------------------------------------------------------------------------------------------- */
@@ -549,6 +551,42 @@ fq_status fq_measure_rates(int n_thread, fq_cost_rates *out, fq_err *e);
 /* A model of fq_quantize on n_rank ranks, of the usual settings: pure. Operations are counted on the shapes, batches and tiles that the run uses.
  * FQ_E_USAGE, "quantize-cost": a count or a rate that is not positive. */
 fq_status fq_quantize_cost_of(const fq_model *m, const fq_quantize_cost_request *r, int n_rank, fq_quantize_cost *out, fq_err *e);
+
+/* ---- converting ------------------------------------------------------------------------------------------------ */
+
+/* What quantized weights can be written as. GPTQ stores zero points minus one, GPTQ_V2 as they are; AWQ is version gemm. The last three
+ * are numbers instead of codes. */
+typedef enum fq_form { FQ_FORM_GPTQ, FQ_FORM_GPTQ_V2, FQ_FORM_COMPRESSED_TENSORS, FQ_FORM_AWQ, FQ_FORM_BF16, FQ_FORM_FP16, FQ_FORM_FP32, FQ_N_FORM } fq_form;
+const char *fq_form_name(fq_form f);   /* "gptq_v2"; NULL past the end */
+
+/* How the zero points of a GPTQ checkpoint are stored, when its label is wrong. */
+typedef enum fq_zeros { FQ_ZEROS_AS_LABELLED, FQ_ZEROS_V1, FQ_ZEROS_V2 } fq_zeros;
+
+/* Zero-initialise, then set what is needed. Strings are borrowed for the call. */
+typedef struct fq_convert_options {
+    const char *source, *target;
+    fq_form to;
+    fq_zeros zeros;
+    uint64_t shard_bytes;                /* 0 = 5 GB */
+    bool overwrite, resume, dry_run;
+    void (*on_tensor)(void *user, const fq_tensor_change *t);  /* dry run: every tensor, in output order; source_name: what it is read for */
+    void *user;
+} fq_convert_options;
+
+typedef struct fq_convert_report {
+    fq_pad_report wrote;                 /* model and model_pad: before and after; fit and layout say nothing */
+    size_t n_module;                     /* in another form now */
+    int bits; int64_t group_size;        /* of integers; group_size -1: one group a row */
+    bool sym, act_order;
+    uint64_t n_weight, n_rounded;        /* to BF16 and FP16: weights made by this run (not by what it resumed), and those that rounding changed */
+    double relative_error, worst_error;  /* of these: root of (sum of squared changes / sum of squares), largest change of one weight / the weight */
+} fq_convert_report;
+
+/* Writes the weights of `source`, which is quantized (GPTQ, AWQ, compressed-tensors, FP8), in another form to `target`. Between forms of
+ * integers codes and scales keep their bits and every weight is the same number; to FP32 it is the product in fp32 (exact for integers with
+ * scales of 16 bits); to BF16 and FP16 that is rounded once. What a form cannot hold is FQ_E_INPUT and says why, before anything is written. Files are made as by fq_pad. `report` may be
+ * NULL. */
+fq_status fq_convert(const fq_convert_options *o, const fq_run *run, fq_convert_report *report, fq_err *e);
 
 /* What to do with a model and n GPUs of some memory: bits, group size, padding, and why. */
 typedef struct fq_choice {

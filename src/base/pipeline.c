@@ -173,6 +173,33 @@ fq_status fqi_pipeline_run(const fqi_pipeline *p, fq_err *e)
     return r.status;
 }
 
+/* ---- jobs without an order ---- */
+
+#define MAX_TEAM 64
+
+typedef struct team { size_t n, next; void (*job)(void *user, size_t i); void *user; } team;
+
+static void *take_jobs(void *arg)
+{
+    team *t = arg;
+    for (size_t i; (i = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED)) < t->n;) t->job(t->user, i);
+    return NULL;
+}
+
+void fqi_parallel(int n_thread, size_t n, void (*job)(void *user, size_t i), void *user)
+{
+    team t = { .n = n, .job = job, .user = user };
+    pthread_t thread[MAX_TEAM];
+    sigset_t all, before;
+    size_t started = 0;
+    (void)sigfillset(&all);   /* signals are for the caller's threads */
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (started + 1 < n && started + 1 < (size_t)(n_thread > 1 ? n_thread : 1) && started < MAX_TEAM && pthread_create(&thread[started], NULL, take_jobs, &t) == 0) started++;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)take_jobs(&t);
+    for (size_t i = 0; i < started; i++) (void)pthread_join(thread[i], NULL);
+}
+
 int fqi_n_processor(void)
 {
     cpu_set_t set;

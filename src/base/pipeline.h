@@ -22,6 +22,11 @@ typedef struct fqi_pipeline {
 
 fq_status fqi_pipeline_run(const fqi_pipeline *p, fq_err *e);
 
+/* job(user, i) for every i < n, on up to n_thread threads, of which the caller's is one; all are done when it returns. With fewer threads where
+ * no more can be started. For work on a thread of a pipeline: a team of OpenMP's ends with such a thread, and that opens a library, which
+ * kills the process when it has no descriptors left. */
+void fqi_parallel(int n_thread, size_t n, void (*job)(void *user, size_t i), void *user);
+
 /* Processors this process may use, at least 1. */
 int fqi_n_processor(void);
 

@@ -151,18 +151,25 @@ static bool is_read(const fq_ckpt *c, const char *name)
     return c->n_shard > 0 && ends_with(name, c->shard[0].torch ? ".bin.index.json" : ".safetensors.index.json");
 }
 
-/* Why an entry is left out; "" when there is nothing to say about it, NULL when it is copied. */
-static const char *why_not(const fq_ckpt *c, bool top, const fqi_dirent *x)
+static bool is_left(const fqi_outdir *o, const char *name)
 {
-    if (top && (is_written_by_us(x->name) || is_read(c, x->name))) return "";
+    for (size_t i = 0; i < o->n_leave; i++)
+        if (strcmp(o->leave[i], name) == 0) return true;
+    return false;
+}
+
+typedef struct copying { const fqi_outdir *o; const fq_ckpt *c; const fq_run *run; } copying;
+
+/* Why an entry is left out; "" when there is nothing to say about it, NULL when it is copied. */
+static const char *why_not(const copying *k, bool top, const fqi_dirent *x)
+{
+    if (top && (is_written_by_us(x->name) || is_read(k->c, x->name) || is_left(k->o, x->name))) return "";
     if (top && is_own(x->name)) return "fitq keeps a file of its own under this name";
     if (x->is_dir && x->is_link) return "a link to a folder";
     if (x->is_dir) return x->name[0] == '.' ? "a hidden folder" : NULL;
     if (!x->is_file) return x->is_link ? "a link to no file" : "neither a file nor a folder";
     return is_weights(x->name) ? "weights of the source model" : NULL;
 }
-
-typedef struct copying { const fq_ckpt *c; const fq_run *run; } copying;
 
 static void say_left(const fq_run *run, const char *inside, const char *why)
 {
@@ -187,7 +194,7 @@ static fq_status copy_one(const copying *k, const char *from, const char *to, co
 static fq_status copy_entry(const copying *k, const char *from_dir, const char *to_dir, const char *inside_dir, const fqi_dirent *x, fq_err *e)
 {
     char *inside = fqi_path_join(inside_dir, x->name), *from = NULL, *to = NULL;
-    const char *why = why_not(k->c, *inside_dir == '\0', x);
+    const char *why = why_not(k, *inside_dir == '\0', x);
     fq_status s = inside ? FQ_OK : fqi_fail_nomem(e, "path");
     if (s == FQ_OK && why) say_left(k->run, inside, why);
     else if (s == FQ_OK) {
@@ -234,7 +241,7 @@ static fq_status sweep(const fqi_outdir *o, fq_err *e)
 fq_status fqi_outdir_copy_rest(const fqi_outdir *o, const fq_ckpt *c, const fq_run *run, fq_err *e)
 {
     FQI_TRY(sweep(o, e));
-    return copy_tree(&(copying){ .c = c, .run = run }, c->dir, o->staging, "", e);
+    return copy_tree(&(copying){ .o = o, .c = c, .run = run }, c->dir, o->staging, "", e);
 }
 
 /* ---- the end ---- */

@@ -21,6 +21,7 @@
 typedef struct fqi_outdir {
     char *target, *staging, *lock, *journal;
     bool locked, overwrite;
+    const char *const *leave; size_t n_leave;   /* names in the source folder that are not copied, without a word: the job replaces them. Borrowed */
 } fqi_outdir;
 
 /* Checks that target may be written and locks it. Rules: "target" (no name, FQ_E_USAGE), "parent-missing", "name-too-long",

@@ -10,6 +10,7 @@
 #include <xxhash.h>
 
 #include "base/checked.h"
+#include "checkpoint/packed.h"
 #include "format/safetensors.h"
 
 #define NAME_MAX_BYTES 4096
@@ -61,12 +62,14 @@ static size_t made_for(const fqi_made *const *sorted, size_t n, const fqi_tensor
 }
 
 /* name: of what is replaced, as written. */
-static fq_status plan_made(const fqi_outplan_request *r, const fqi_made *m, const char *name, fqi_out_tensor *where, fqi_outplan *p, fq_err *e)
+static fq_status plan_made(const fqi_outplan_request *r, const fqi_made *m, const char *name, const fqi_out_tensor *where, fqi_outplan *p, fq_err *e)
 {
     fqi_out_tensor *t = &p->tensor[p->n_tensor];
     size_t n = strlen(name);
     char shown[FQI_NAME_MAX + 1];
-    if (n > 7 && strcmp(name + n - 7, ".weight") == 0) n -= 7;
+    fqi_packed packed;
+    if (fqi_packed_split(name, &packed)) n = packed.n_module;
+    else if (n > 7 && strcmp(name + n - 7, ".weight") == 0) n -= 7;
     *t = *where;
     t->src = NULL;
     t->made = m;
@@ -116,12 +119,18 @@ static fq_status plan_tensor(const fqi_outplan_request *r, size_t i, const fqi_m
         return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(file, fqi_escape(shown, src->name)), "tensor-name", "found a name of over %d bytes", NAME_MAX_BYTES - 1);
     place(b, t);
     size_t first, end = made_for(made, r->n_made, src, &first);
-    if (end > first) {
-        fqi_out_tensor where = *t;
+    const fqi_out_tensor where = *t;
+    bool replaced = false;
+    for (size_t k = first; k < end; k++) {
+        FQI_TRY(plan_made(r, made[k], name, &where, p, e));
+        replaced = replaced || !made[k]->beside;
+    }
+    if (replaced) {
         p->bytes += src->bytes;
-        for (size_t k = first; k < end; k++) FQI_TRY(plan_made(r, made[k], name, &where, p, e));
         return FQ_OK;
     }
+    t = &p->tensor[p->n_tensor];
+    *t = where;
     if (!(t->name = fqi_arena_strdup(&p->arena, name))) return fqi_fail_nomem(e, "tensor table");
     const fqi_part_plan *part = fqi_parts_of(r->parts, i);
     t->changed = part ? take_part(part, t) : fqi_maps_of_row(r->maps, b->row, t->map);
@@ -162,13 +171,17 @@ static fq_status plan_zeros(const fqi_outplan_request *r, size_t i, fqi_outplan 
 
 /* ---- shards ---- */
 
+/* What is read for it: of a made tensor what it stands in for. */
+static const fqi_tensor *read_for(const fqi_out_tensor *t) { return t->made ? t->made->instead_of : t->src; }
+
 static int by_source(const void *a, const void *b)
 {
     const fqi_out_tensor *x = a, *y = b;
-    if (!x->src != !y->src) return x->src ? -1 : 1;   /* zeros last */
-    if (!x->src) return strcmp(x->name, y->name);
-    if (x->src->shard != y->src->shard) return x->src->shard < y->src->shard ? -1 : 1;
-    if (x->src->off != y->src->off) return x->src->off < y->src->off ? -1 : 1;
+    const fqi_tensor *s = read_for(x), *t = read_for(y);
+    if (!s != !t) return s ? -1 : 1;   /* zeros last */
+    if (!s) return strcmp(x->name, y->name);
+    if (s->shard != t->shard) return s->shard < t->shard ? -1 : 1;
+    if (s->off != t->off) return s->off < t->off ? -1 : 1;
     return strcmp(x->name, y->name);
 }
 

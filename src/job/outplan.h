@@ -13,8 +13,9 @@
 
 /* A tensor that a job computes instead of copying it: stands in for `instead_of` (several may: codes, scales, ...). */
 typedef struct fqi_made {
-    const fqi_tensor *instead_of;     /* of the catalogue; that one is not written */
-    const char *suffix;               /* of the written name, e.g. ".qweight", behind the module (the written name of instead_of without ".weight";
+    const fqi_tensor *instead_of;     /* of the catalogue; that one is not written... */
+    bool beside;                      /* ...unless all that name it stand beside it */
+    const char *suffix;               /* of the written name, e.g. ".qweight", behind the module (the written name of instead_of without ".weight", ".qweight", ...;
                                          or `module`, where one source tensor holds several modules) */
     const char *module;               /* canonical name, e.g. "layers.0.mlp.experts.3.gate_proj", or NULL */
     fq_dtype dtype;

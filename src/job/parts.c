@@ -164,26 +164,35 @@ static fq_status check_zeros(looking *l, fq_err *e)
 
 /* ---- g_idx --------------------------------------------------------------------------------------------------------- */
 
-static fq_status look_at_order(looking *l, fq_err *e)
+fq_status fqi_parts_check_order(const fq_ckpt *c, const fqi_quant_module *m, bool *ordered, fq_err *e)
 {
-    const fqi_tensor *t = l->m->now.part[FQI_PART_ORDER];
-    const fqi_quant_size *s = &l->m->now.size;
-    const bool folds = l->fold && l->fold_k == 1;
+    const fqi_tensor *t = m->part[FQI_PART_ORDER];
+    const fqi_quant_size *s = &m->size;
     uint32_t *group;
-    if (!t || (!l->axis[1] && !l->regroups && !folds)) return FQ_OK;
-    FQI_TRY(fqi_order_read(l->j->p->ckpt, NULL, t, &group, e));
+    *ordered = false;
+    if (!t) return FQ_OK;
+    FQI_TRY(fqi_order_read(c, NULL, t, &group, e));
     fq_status status = FQ_OK;
     for (int64_t k = 0; k < s->cols; k++) {
-        l->ordered = l->ordered || group[k] != (uint32_t)(k / s->group_cols);
+        *ordered = *ordered || group[k] != (uint32_t)(k / s->group_cols);
         if (status == FQ_OK && group[k] >= (uint64_t)(s->cols / s->group_cols))
-            status = fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(l->j->p->ckpt->shard[t->shard].path, t->name), "packed-order", "found group %" PRId32 " for input channel %" PRId64 ", expected 0 to %" PRId64,
+            status = fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(c->shard[t->shard].path, t->name), "packed-order", "found group %" PRId32 " for input channel %" PRId64 ", expected 0 to %" PRId64,
                               (int32_t)group[k], k, s->cols / s->group_cols - 1);
     }
     free(group);
-    if (status == FQ_OK && folds && l->j->forward && l->ordered)
-        status = fqi_fail(e, FQ_E_DIFFERS, FQI_TENSOR(l->j->p->ckpt->shard[t->shard].path, t->name), "packed-order", "found channels out of the order of their groups, expected them in order, as fitq wrote them");
-    if (folds) l->ordered = false;
     return status;
+}
+
+static fq_status look_at_order(looking *l, fq_err *e)
+{
+    const bool folds = l->fold && l->fold_k == 1;
+    if (!l->axis[1] && !l->regroups && !folds) return FQ_OK;
+    FQI_TRY(fqi_parts_check_order(l->j->p->ckpt, &l->m->now, &l->ordered, e));
+    const fqi_tensor *t = l->m->now.part[FQI_PART_ORDER];
+    if (folds && l->j->forward && l->ordered)
+        return fqi_fail(e, FQ_E_DIFFERS, FQI_TENSOR(l->j->p->ckpt->shard[t->shard].path, t->name), "packed-order", "found channels out of the order of their groups, expected them in order, as fitq wrote them");
+    if (folds) l->ordered = false;
+    return FQ_OK;
 }
 
 /* ---- modules ------------------------------------------------------------------------------------------------------- */
@@ -274,16 +283,15 @@ static fq_status check_whole_groups(const looking *l, const fqi_quant_size *othe
                     other->group_cols);
 }
 
-/* The shape is written anew: one that does not tell the lengths would otherwise be mended without a word, and unpad could not give it back. */
-static fq_status check_stored_shape(const looking *l, fq_err *e)
+fq_status fqi_parts_check_shape(const fq_ckpt *c, const fqi_quant_module *m, fq_err *e)
 {
-    const fqi_tensor *t = l->m->now.part[FQI_PART_SHAPE];
-    int64_t want[2] = { l->m->now.size.rows, l->m->now.size.cols }, found[2] = { 0, 0 };
+    const fqi_tensor *t = m->part[FQI_PART_SHAPE];
+    int64_t want[2] = { m->size.rows, m->size.cols }, found[2] = { 0, 0 };
     unsigned char both[16];
     fqi_file f;
-    if (!t || (!l->axis[0] && !l->axis[1])) return FQ_OK;
+    if (!t) return FQ_OK;
     const size_t size = fq_dtype_bits((fq_dtype)t->dtype) / 8;
-    FQI_TRY(fqi_ckpt_open_shard(l->j->p->ckpt, t->shard, FQ_IO_BUFFERED, &f, e));
+    FQI_TRY(fqi_ckpt_open_shard(c, t->shard, FQ_IO_BUFFERED, &f, e));
     const fq_status s = fqi_file_read(&f, both, 2 * size, t->off, e);
     fqi_file_close(&f);
     FQI_TRY(s);
@@ -294,7 +302,13 @@ static fq_status check_stored_shape(const looking *l, fq_err *e)
         else memcpy(&found[d], both + d * size, sizeof found[d]);
     }
     if (found[0] == want[0] && found[1] == want[1]) return FQ_OK;
-    return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(l->j->p->ckpt->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " x %" PRId64 ", expected %" PRId64 " x %" PRId64, found[0], found[1], want[0], want[1]);
+    return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(c->shard[t->shard].path, t->name), "packed-shape", "found %" PRId64 " x %" PRId64 ", expected %" PRId64 " x %" PRId64, found[0], found[1], want[0], want[1]);
+}
+
+/* The shape is written anew: one that does not tell the lengths would otherwise be mended without a word, and unpad could not give it back. */
+static fq_status check_stored_shape(const looking *l, fq_err *e)
+{
+    return l->axis[0] || l->axis[1] ? fqi_parts_check_shape(l->j->p->ckpt, &l->m->now, e) : FQ_OK;
 }
 
 static fq_status plan_module(looking *l, uint32_t module, fq_err *e)

@@ -76,6 +76,11 @@ bool fqi_parts_source_hash(const fqi_parts *p, size_t i, fqi_hash128 *out);
 /* Bytes that putting tensors together takes beside the writer's buffers; 0 where none is. Of a budget a quarter at most. */
 uint64_t fqi_parts_memory(const fqi_parts *p, const fq_run *run);
 
+/* *ordered: that is another one than k / group_size. "packed-order": a group that the module does not have. */
+fq_status fqi_parts_check_order(const fq_ckpt *c, const fqi_quant_module *m, bool *ordered, fq_err *e);
+/* "packed-shape": the stored shape, if the form has one, does not tell the lengths. */
+fq_status fqi_parts_check_shape(const fq_ckpt *c, const fqi_quant_module *m, fq_err *e);
+
 /* What shares a scale along the axes that can be padded, and what must stay together when such a block is split (a word; the whole block, where
  * zero points are its own), in elements, for fqi_layout. 0: not quantized. */
 void fqi_parts_units(const fqi_quant_scheme *s, int64_t *unit, int64_t *grain);

@@ -371,6 +371,37 @@ fq_status fqi_prov_load(const char *dir, fqi_prov *out, fq_err *e)
     return FQ_OK;
 }
 
+static fq_status convert_record(json_t *o, const char *file, const char *form, const char *config_target, fq_err *e)
+{
+    char hex[17];
+    json_t *q = json_object_get(o, "quantization");
+    FQI_TRY(check_seal(o, file, e));
+    if (!json_is_object(q)) return bad(e, file, "no quantization");
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)XXH3_64bits(config_target, strlen(config_target)));
+    if (!put(o, "config_xxh3", json_string(hex)) || !put(q, "converted_to", json_string(form))) return fqi_fail_nomem(e, "fitq.json");
+    return seal(o, e);
+}
+
+fq_status fqi_prov_converted(const char *dir, const char *form, const char *config_target, char **out, size_t *n, fq_err *e)
+{
+    char *path = fqi_path_join(dir, FQI_PROV_FILE), *text = NULL;
+    size_t length = 0;
+    json_t *o = NULL;
+    fqi_str printed = { 0 };
+    if (!path) return fqi_fail_nomem(e, "fitq.json");
+    fq_status s = fqi_file_slurp(path, PROV_MAX_BYTES, &text, &length, e);
+    if (s == FQ_OK) s = fqi_json_parse(text, length, path, &o, e);
+    if (s == FQ_OK) s = convert_record(o, path, form, config_target, e);
+    if (s == FQ_OK) s = fqi_json_print(o, JSON_INDENT(1), &printed, e);
+    json_decref(o);
+    free(text);
+    free(path);
+    if (s != FQ_OK) { fqi_str_free(&printed); return s; }
+    *out = printed.s;
+    *n = printed.len;
+    return FQ_OK;
+}
+
 void fqi_prov_free(fqi_prov *p)
 {
     if (!p) return;

@@ -73,5 +73,8 @@ typedef struct fqi_prov_write {
     json_t *quantization;           /* borrowed; NULL: weights are the source's */
 } fqi_prov_write;
 fq_status fqi_prov_print(const fqi_prov_write *w, char **out, size_t *n, fq_err *e);
+/* The record in DIR of a model that fitq quantized, for the same model in another form (convert): what was done to it stays, and says so. Caller
+ * frees *out. */
+fq_status fqi_prov_converted(const char *dir, const char *form, const char *config_target, char **out, size_t *n, fq_err *e);
 
 #endif

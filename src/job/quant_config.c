@@ -1,15 +1,11 @@
-/* quant_config.c - what engines and fitq itself are told about the quantization: quantization_config in config.json, quantize_config.json, and
- * the record in fitq.json.
- *
- * Readers disagree on which file, which key and which names they read, so everything is said in each of their ways: GPTQModel and the engines
- * look at `dynamic`, transformers and vLLM at `modules_in_block_to_quantize`, and an engine that knows neither sees that routers and the head
- * have plain weights. Sources: GPTQModel quantization/config.py; vLLM model_executor/layers/quantization/gptq_marlin.py and utils/gptq_utils.py;
- * SGLang layers/quantization/gptq.py; transformers utils/quantization_config.py; compressed-tensors quantization/quant_config.py. */
+/* quant_config.c - what engines and fitq itself are told about a model that fq_quantize wrote: quantization_config in config.json and
+ * quantize_config.json (in the words of quant_text.h), and the record in fitq.json. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "job/fitconfig.h"
+#include "job/quant_text.h"
 #include "job/quantize_private.h"
 
 /* Name of a module inside its layer: "self_attn.q_proj". */
@@ -39,80 +35,37 @@ static fq_status names_of(const fqi_quantize *q, fqi_tap_point point, const char
 
 static bool has_experts(const fqi_quantize *q) { return q->decoder.model.n_moe_layer > 0; }
 
-/* A list for each input. The experts' own list also holds their common part: vLLM asks whether an entry is part of "...mlp.experts". */
-static fq_status put_block_list(const fqi_quantize *q, const char *pad, fqi_str *s, fq_err *e)
-{
-    fqi_str_printf(s, ",\n%s  \"modules_in_block_to_quantize\": [", pad);
-    bool first = true;
-    for (int point = FQI_TAP_ATTENTION; point <= FQI_TAP_SHARED_DOWN; point++) {
-        const char **name = NULL;
-        size_t n = 0;
-        FQI_TRY(names_of(q, (fqi_tap_point)point, &name, &n, e));
-        if (n > 0) fqi_str_printf(s, "%s\n%s    [", first ? "" : ",", pad);
-        for (size_t i = 0; i < n; i++) fqi_str_printf(s, "%s\"%s\"", i ? ", " : "", name[i]);
-        if (n > 0 && point == FQI_TAP_EXPERT_MLP) fqi_str_printf(s, ", \"%.*s\"", (int)strcspn(strstr(name[0], "experts"), ".") + (int)(strstr(name[0], "experts") - name[0]), name[0]);
-        if (n > 0) {
-            fqi_str_puts(s, "]");
-            first = false;
-        }
-        free(name);
-    }
-    if (q->o->lm_head) fqi_str_printf(s, ",\n%s    [\"lm_head\"]", pad);
-    fqi_str_printf(s, "\n%s  ]", pad);
-    return FQ_OK;
-}
-
 /* Linears that stay as they are, as regular expressions of names that engines use for them. */
 static size_t left_alone(const fqi_quantize *q, const char *out[6])
 {
     size_t n = 0;
     if (has_experts(q)) {
-        out[n++] = ".*\\\\.(mlp|block_sparse_moe)\\\\.gate$";
-        out[n++] = ".*\\\\.shared_expert_gate$";
+        out[n++] = ".*\\.(mlp|block_sparse_moe)\\.gate$";
+        out[n++] = ".*\\.shared_expert_gate$";
     }
     if (q->decoder.model.vision_tower) out[n++] = ".*(visual|vision_tower|merger).*";
     return n;
 }
 
-static fq_status put_gptq(const fqi_quantize *q, const char *pad, fqi_str *s, fq_err *e)
-{
-    const fqi_quant_settings *t = &q->settings;
-    const char *rule[6];
-    size_t n = left_alone(q, rule);
-    fqi_str_printf(s, "{\n%s  \"bits\": %d,\n%s  \"group_size\": %" PRId64 ",\n%s  \"desc_act\": false,\n%s  \"sym\": %s,\n%s  \"lm_head\": %s,\n", pad, t->grid.bits, pad,
-                   t->group_size, pad, pad, t->grid.sym ? "true" : "false", pad, q->o->lm_head ? "true" : "false");
-    fqi_str_printf(s, "%s  \"method\": \"gptq\",\n%s  \"quant_method\": \"gptq\",\n%s  \"format\": \"gptq\",\n%s  \"checkpoint_format\": \"gptq\",\n%s  \"pack_dtype\": \"int32\",\n", pad, pad, pad, pad, pad);
-    fqi_str_printf(s, "%s  \"damp_percent\": %.6g,\n%s  \"static_groups\": %s,\n%s  \"true_sequential\": true", pad, t->damp, pad, t->scales == FQI_SCALES_STATIC ? "true" : "false", pad);
-    if (n > 0) fqi_str_printf(s, ",\n%s  \"dynamic\": {", pad);
-    for (size_t i = 0; i < n; i++) fqi_str_printf(s, "%s\n%s    \"-:%s\": {}", i ? "," : "", pad, rule[i]);
-    if (n > 0) fqi_str_printf(s, "\n%s  }", pad);
-    FQI_TRY(put_block_list(q, pad, s, e));
-    fqi_str_printf(s, ",\n%s  \"meta\": {\n%s    \"quantizer\": [\"fitq:%s\"]\n%s  }\n%s}", pad, pad, FQ_VERSION, pad, pad);
-    return FQ_OK;
-}
-
-static fq_status put_ct(const fqi_quantize *q, const char *pad, fqi_str *s)
-{
-    const fqi_quant_settings *t = &q->settings;
-    const char *rule[6];
-    size_t n = left_alone(q, rule);
-    fqi_str_printf(s, "{\n%s  \"quant_method\": \"compressed-tensors\",\n%s  \"format\": \"pack-quantized\",\n%s  \"quantization_status\": \"compressed\",\n%s  \"global_compression_ratio\": null,\n", pad, pad, pad, pad);
-    fqi_str_printf(s, "%s  \"ignore\": [", pad);
-    if (!q->o->lm_head) fqi_str_puts(s, "\"lm_head\"");
-    for (size_t i = 0; i < n; i++) fqi_str_printf(s, "%s\"re:%s\"", i || !q->o->lm_head ? ", " : "", rule[i]);
-    fqi_str_printf(s, "],\n%s  \"kv_cache_scheme\": null,\n%s  \"config_groups\": {\n%s    \"group_0\": {\n%s      \"targets\": [\"Linear\"],\n%s      \"weights\": {", pad, pad, pad, pad, pad);
-    fqi_str_printf(s, "\n%s        \"num_bits\": %d,\n%s        \"type\": \"int\",\n%s        \"symmetric\": %s,\n", pad, t->grid.bits, pad, pad, t->grid.sym ? "true" : "false");
-    if (t->group_size > 0) fqi_str_printf(s, "%s        \"strategy\": \"group\",\n%s        \"group_size\": %" PRId64 ",\n", pad, pad, t->group_size);
-    else fqi_str_printf(s, "%s        \"strategy\": \"channel\",\n%s        \"group_size\": null,\n", pad, pad);
-    fqi_str_printf(s, "%s        \"actorder\": null,\n%s        \"dynamic\": false,\n%s        \"block_structure\": null,\n%s        \"observer\": \"minmax\",\n%s        \"observer_kwargs\": {}\n", pad, pad, pad, pad, pad);
-    fqi_str_printf(s, "%s      },\n%s      \"input_activations\": null,\n%s      \"output_activations\": null\n%s    }\n%s  }\n%s}", pad, pad, pad, pad, pad, pad);
-    return FQ_OK;
-}
+#define N_BLOCK (FQI_TAP_SHARED_DOWN - FQI_TAP_ATTENTION + 1)
 
 static fq_status put(const fqi_quantize *q, const char *pad, fqi_str *s, fq_err *e)
 {
-    FQI_TRY(q->o->packing == FQ_PACKING_GPTQ ? put_gptq(q, pad, s, e) : put_ct(q, pad, s));
-    return s->failed ? fqi_fail_nomem(e, "quantization_config") : FQ_OK;
+    const fqi_quant_settings *t = &q->settings;
+    const char *rule[6], **name[N_BLOCK] = { NULL };
+    fqi_quant_block block[N_BLOCK] = { [FQI_TAP_EXPERT_MLP - FQI_TAP_ATTENTION] = { .experts = true } };
+    const fqi_quant_text w = {
+        .bits = t->grid.bits, .group_size = t->group_size, .sym = t->grid.sym, .lm_head = q->o->lm_head, .format = "gptq", .solved = true, .damp = t->damp,
+        .static_groups = t->scales == FQI_SCALES_STATIC, .plain = rule, .n_plain = left_alone(q, rule), .block = block, .n_block = N_BLOCK,
+    };
+    fq_status status = FQ_OK;
+    for (int i = 0; i < N_BLOCK && status == FQ_OK; i++) {
+        status = names_of(q, (fqi_tap_point)(FQI_TAP_ATTENTION + i), &name[i], &block[i].n, e);
+        block[i].name = name[i];
+    }
+    if (status == FQ_OK) (q->o->packing == FQ_PACKING_GPTQ ? fqi_quant_text_gptq : fqi_quant_text_ct)(&w, pad, s);
+    for (int i = 0; i < N_BLOCK; i++) free(name[i]);
+    return status == FQ_OK && s->failed ? fqi_fail_nomem(e, "quantization_config") : status;
 }
 
 fq_status fqi_quant_config(fqi_quantize *q, fq_err *e)

@@ -3,7 +3,8 @@
  * Every tensor of A must stand in B under its new name, with the same dtype and the shape that the maps give, every element must
  * be the element that the map names or a zero, nothing else may be there, and no element of A may be left out. All of it is
  * compared, whatever was found first: the counts tell how bad it is. Without fitq.json the maps are identities, so the same
- * command tells whether two checkpoints hold the same weights, however they are sharded and stored.
+ * command tells whether two checkpoints hold the same weights, however they are sharded and stored; quantized ones also in two forms
+ * (verify_forms.h).
  *
  * A zero of the padding is all bits zero: -0.0 would be as exact in the product and is still not what pad writes, so it
  * counts as wrong. What this does not look at: config.json, and what a network computes. */
@@ -15,6 +16,7 @@
 #include "job/outdir.h"
 #include "job/parts.h"
 #include "job/provenance.h"
+#include "job/verify_forms.h"
 
 #define NONE SIZE_MAX
 
@@ -26,7 +28,7 @@ typedef struct verify {
     const fqi_family *family;        /* of A, when fitted */
     fqi_fold fold;                   /* of A, derived again, not taken from B */
     fqi_parts parts;                 /* of A under the maps, if it is quantized */
-    bool *b_used;                    /* [b->n_tensor] */
+    bool *a_used, *b_used;           /* [a->n_tensor], [b->n_tensor] */
     fqi_compare_item *item; size_t n_item;
     fq_verify_report report;
     fq_err first;                    /* the first difference */
@@ -192,12 +194,32 @@ static fq_status match_one(verify *v, const fqi_tensor *a, fq_err *e)
     return i->computed ? FQ_OK : count_map(v, a, i->map, e);
 }
 
+/* Modules of two forms are compared as numbers, and their parts are done with. */
+static fq_status compare_forms(verify *v, fq_err *e)
+{
+    fqi_forms f = { .a = v->a, .b = v->b, .run = v->run, .a_used = v->a_used, .b_used = v->b_used };
+    bool differ_in_form;
+    FQI_TRY(fqi_forms_differ(v->a, v->b, &differ_in_form, e));
+    if (!differ_in_form) return FQ_OK;
+    FQI_TRY(fqi_forms_compare(&f, e));
+    v->report.n_tensor_recoded = f.n_part - f.n_part_bad;
+    v->report.n_tensor_bad += f.n_part_bad;
+    v->report.n_element_same += f.n_same;
+    v->report.n_element_wrong += f.n_wrong;
+    if (f.differs) v->first = f.first;
+    v->differs = f.differs;
+    return FQ_OK;
+}
+
 static fq_status match(verify *v, fq_err *e)
 {
+    v->a_used = fqi_calloc(v->a->n_tensor + 1, sizeof *v->a_used);
     v->b_used = fqi_calloc(v->b->n_tensor + 1, sizeof *v->b_used);
     v->item = fqi_calloc(v->a->n_tensor + v->b->n_tensor + 1, sizeof *v->item);
-    if (!v->b_used || !v->item) return fqi_fail_nomem(e, "tensor table");
-    for (size_t i = 0; i < v->a->n_tensor; i++) FQI_TRY(match_one(v, &v->a->tensor[i], e));
+    if (!v->a_used || !v->b_used || !v->item) return fqi_fail_nomem(e, "tensor table");
+    if (!v->fitted) FQI_TRY(compare_forms(v, e));
+    for (size_t i = 0; i < v->a->n_tensor; i++)
+        if (!v->a_used[i]) FQI_TRY(match_one(v, &v->a->tensor[i], e));
     for (size_t k = 0; k < v->b->n_tensor; k++) {
         const fqi_tensor *b = &v->b->tensor[k];
         if (v->b_used[k]) continue;
@@ -262,6 +284,11 @@ static fq_status load_provenance(verify *v, fq_err *e)
         return FQ_OK;
     }
     FQI_TRY(fqi_prov_load(v->b->dir, &v->prov, e));
+    if (v->prov.quantized && v->a->info.fitted && v->a->info.model.quant != FQ_QUANT_NONE) {   /* perhaps one of them is the other one, converted */
+        fqi_prov_free(&v->prov);
+        v->fitted = false;
+        return FQ_OK;
+    }
     if (v->prov.quantized)
         return fqi_fail(e, FQ_E_INPUT, FQI_FILE(v->b->info.path), "quantized",
                         "found a model that fitq quantized, expected one that it padded: its weights were rounded, so none is the same; numbers can be compared (fitq eval, or fitq verify without --weights)");
@@ -325,6 +352,7 @@ fq_status fq_verify_weights(const char *a, const char *b, const fq_run *run, fq_
     fq_status s = run_verify(&v, a, b, e);
     if (report && (s == FQ_OK || s == FQ_E_DIFFERS)) *report = v.report;
     free(v.item);
+    free(v.a_used);
     free(v.b_used);
     fqi_parts_free(&v.parts);
     fqi_fold_free(&v.fold);

@@ -116,7 +116,10 @@ static fq_status write_shards(const fqi_write_request *r, const fqi_outdir *o, c
         .journal = &journal, .journal_path = o->journal, .key = k.key, .n_key = k.n,
         .source_hash = h->source, .out_hash = h->out,
     };
-    if (r->parts) {
+    if (r->made) {
+        s.made = r->made;
+        s.user = r->user;
+    } else if (r->parts) {
         s.made = compute_part;
         s.made_from = source_of_part;
         s.user = (void *)(uintptr_t)r;   /* const for us too */
@@ -164,6 +167,8 @@ fq_status fqi_write_checkpoint(const fqi_write_request *r, fqi_write_result *out
     };
     fq_status s = h.source && h.out ? fqi_write_estimate(r, out, e) : fqi_fail_nomem(e, "hash table");
     if (s == FQ_OK) s = fqi_outdir_open(&o, r->ckpt->dir, r->target, r->overwrite, e);
+    o.leave = r->leave;
+    o.n_leave = r->n_leave;
     if (s == FQ_OK) s = write_all(r, &o, &h, out, e);
     fqi_outdir_close(&o, s);
     free(h.source);

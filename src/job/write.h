@@ -25,6 +25,9 @@ typedef struct fqi_write_request {
     fq_status (*check)(void *user, const fqi_hash128 *out_hash, fq_err *e);
     const fqi_journal_key *key; size_t n_key;     /* more that decides the bytes, at most FQI_WRITE_MAX_KEY */
     const fqi_extra_file *extra; size_t n_extra;  /* more files */
+    const char *const *leave; size_t n_leave;     /* files of the source that are not copied; see outdir.h */
+    /* Bytes of made tensors, as fqi_stream_request.made; NULL: those of `parts`. */
+    fq_status (*made)(void *user, size_t tensor, uint64_t off, uint8_t *to, size_t n, fq_err *e);
     /* Writes the shards; NULL = fqi_stream_run, which copies. Made tensors are its business. */
     fq_status (*shards)(void *user, const fqi_stream_request *r, uint64_t *resumed_bytes, fq_err *e);
     void *user;

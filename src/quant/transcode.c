@@ -7,8 +7,11 @@
 
 #include <string.h>
 
+#include "base/pipeline.h"
+
 #define TILE 64                     /* elements: whole words of every number of bits */
-#define SMALL ((size_t)1 << 15)     /* elements that are not worth a second thread */
+#define SMALL ((size_t)1 << 19)     /* elements that are not worth a second thread */
+#define TOGETHER ((size_t)32)       /* tiles of a job */
 
 typedef struct tile {
     uint32_t word[TILE][TILE];      /* cells, X first: at most one for each element */
@@ -35,6 +38,10 @@ static unsigned char *line_at(const fqi_transcoding *t, const fqi_grid *g, size_
 static void take_line(const unsigned char *from, size_t width, size_t n, uint32_t *to, size_t step)
 {
     uint16_t half;
+    if (width == 4 && step == 1) {
+        memcpy(to, from, 4 * n);
+        return;
+    }
     switch (width) {
     case 1: for (size_t i = 0; i < n; i++) to[i * step] = from[i]; break;
     case 2: for (size_t i = 0; i < n; i++) { memcpy(&half, from + 2 * i, 2); to[i * step] = half; } break;
@@ -45,6 +52,10 @@ static void take_line(const unsigned char *from, size_t width, size_t n, uint32_
 static void put_line(unsigned char *to, size_t width, size_t n, const uint32_t *from, size_t step)
 {
     uint16_t half;
+    if (width == 4 && step == 1) {
+        memcpy(to, from, 4 * n);
+        return;
+    }
     switch (width) {
     case 1: for (size_t i = 0; i < n; i++) to[i] = (unsigned char)from[i * step]; break;
     case 2: for (size_t i = 0; i < n; i++) { half = (uint16_t)from[i * step]; memcpy(to + 2 * i, &half, 2); } break;
@@ -88,19 +99,92 @@ static inline size_t bit_of(const fqi_transcoding *t, const fqi_grid *g, size_t 
     return (g->field ? i / each * each + g->field[i % each] : i) * bits;
 }
 
+/* Lines of a tile. Pointers are apart and lengths are known, or compilers make no vectors of them. */
+static inline void take_fields(const uint32_t *restrict word, unsigned shift, uint32_t add, uint32_t mask, uint8_t *restrict to)
+{
+    for (size_t n = 0; n < TILE; n++) to[n] = (uint8_t)(((word[n] >> shift) + add) & mask);
+}
+
+static inline void take_split_fields(const uint32_t *restrict word, const uint32_t *restrict next, unsigned shift, uint32_t add, uint32_t mask, uint8_t *restrict to)
+{
+    for (size_t n = 0; n < TILE; n++) to[n] = (uint8_t)(((word[n] >> shift | next[n] << (32 - shift)) + add) & mask);
+}
+
+static inline void or_fields(uint32_t *restrict word, unsigned shift, const uint8_t *restrict from)
+{
+    for (size_t n = 0; n < TILE; n++) word[n] |= (uint32_t)from[n] << shift;
+}
+
+static inline void or_upper_fields(uint32_t *restrict word, unsigned shift, const uint8_t *restrict from)
+{
+    for (size_t n = 0; n < TILE; n++) word[n] |= (uint32_t)from[n] >> shift;
+}
+
 /* Words along X: one element of every output at a time. */
 static void fields_along_x(const fqi_transcoding *t, tile *a)
 {
     const uint32_t mask = (1u << t->bits) - 1, add = (uint32_t)t->add;
     for (size_t x = 0; x < a->x; x++) {
-        const size_t at = bit_of(t, &t->from, x), w = at / 32, shift = at % 32;
-        uint8_t *to = a->field[x];
-        if (shift + (size_t)t->bits > 32)
-            for (size_t n = 0; n < TILE; n++) to[n] = (uint8_t)(((a->word[w][n] >> shift | a->word[w + 1][n] << (32 - shift)) + add) & mask);
-        else
-            for (size_t n = 0; n < TILE; n++) to[n] = (uint8_t)(((a->word[w][n] >> shift) + add) & mask);
+        const size_t at = bit_of(t, &t->from, x), w = at / 32;
+        const unsigned shift = (unsigned)(at % 32);
+        if (shift + (unsigned)t->bits > 32) take_split_fields(a->word[w], a->word[w + 1], shift, add, mask, a->field[x]);
+        else take_fields(a->word[w], shift, add, mask, a->field[x]);
     }
 }
+
+/* ---- nibbles: the words of nearly all models, eight fields at once ---- */
+
+enum { EACH = 8, WORDS = TILE / EACH };
+
+static inline void move_nibble(const uint32_t *restrict from, unsigned down, unsigned up, uint32_t *restrict to)
+{
+    for (size_t w = 0; w < WORDS; w++) to[w] |= (from[w] >> down & 15u) << up;
+}
+
+/* Nibble j of each word becomes nibble field[j], or the other way back. */
+static void permute_nibbles(uint32_t word[WORDS], const uint8_t field[EACH], bool back)
+{
+    uint32_t u[WORDS] = { 0 };
+    for (unsigned j = 0; j < EACH; j++) move_nibble(word, 4 * (back ? field[j] : j), 4 * (back ? j : field[j]), u);
+    memcpy(word, u, sizeof u);
+}
+
+static void nibbles_along_n(const fqi_transcoding *t, tile *a)
+{
+    const uint64_t add = ((uint64_t)t->add & 15u) * 0x0101010101010101u;
+    for (size_t x = 0; x < a->x; x++) {
+        uint32_t u[WORDS];
+        memcpy(u, a->word[x], sizeof u);
+        if (t->from.field) permute_nibbles(u, t->from.field, true);
+        for (size_t w = 0; w < WORDS; w++) {
+            uint64_t v = u[w];
+            v = (v | v << 16) & 0x0000ffff0000ffffu;
+            v = (v | v << 8) & 0x00ff00ff00ff00ffu;
+            v = (v | v << 4) & 0x0f0f0f0f0f0f0f0fu;
+            v = (v + add) & 0x0f0f0f0f0f0f0f0fu;
+            memcpy(&a->field[x][w * EACH], &v, sizeof v);   /* little-endian, as files are */
+        }
+    }
+}
+
+static void words_of_nibbles_along_n(const fqi_transcoding *t, tile *a)
+{
+    for (size_t x = 0; x < a->x; x++) {
+        uint32_t u[WORDS];
+        for (size_t n = a->n; n < TILE; n++) a->field[x][n] = 0;   /* beyond the matrix: bits stay 0 */
+        for (size_t w = 0; w < WORDS; w++) {
+            uint64_t v;
+            memcpy(&v, &a->field[x][w * EACH], sizeof v);
+            v = (v | v >> 4) & 0x00ff00ff00ff00ffu;
+            v = (v | v >> 8) & 0x0000ffff0000ffffu;
+            u[w] = (uint32_t)(v | v >> 16);
+        }
+        if (t->to.field) permute_nibbles(u, t->to.field, false);
+        memcpy(a->word[x], u, sizeof u);
+    }
+}
+
+/* ---- any number of bits ---- */
 
 static void fields_along_n(const fqi_transcoding *t, tile *a)
 {
@@ -128,11 +212,10 @@ static void words_along_x(const fqi_transcoding *t, tile *a)
     const size_t n_word = cells(t, &t->to, FQI_FIELDS_X, a->x);
     memset(a->word, 0, n_word * sizeof a->word[0]);
     for (size_t x = 0; x < a->x; x++) {
-        const size_t at = bit_of(t, &t->to, x), w = at / 32, shift = at % 32;
-        const uint8_t *from = a->field[x];
-        for (size_t n = 0; n < TILE; n++) a->word[w][n] |= (uint32_t)from[n] << shift;
-        if (shift + (size_t)t->bits > 32)
-            for (size_t n = 0; n < TILE; n++) a->word[w + 1][n] |= (uint32_t)from[n] >> (32 - shift);
+        const size_t at = bit_of(t, &t->to, x), w = at / 32;
+        const unsigned shift = (unsigned)(at % 32);
+        or_fields(a->word[w], shift, a->field[x]);
+        if (shift + (unsigned)t->bits > 32) or_upper_fields(a->word[w + 1], 32 - shift, a->field[x]);
     }
 }
 
@@ -162,12 +245,12 @@ static void recode(const fqi_transcoding *t, tile *a)
 {
     switch (t->from.along) {
     case FQI_FIELDS_X: fields_along_x(t, a); break;
-    case FQI_FIELDS_N: fields_along_n(t, a); break;
+    case FQI_FIELDS_N: t->bits == 4 ? nibbles_along_n(t, a) : fields_along_n(t, a); break;
     case FQI_FIELDS_NONE: fields_of_cells(t, a); break;
     }
     switch (t->to.along) {
     case FQI_FIELDS_X: words_along_x(t, a); break;
-    case FQI_FIELDS_N: words_along_n(t, a); break;
+    case FQI_FIELDS_N: t->bits == 4 ? words_of_nibbles_along_n(t, a) : words_along_n(t, a); break;
     case FQI_FIELDS_NONE: cells_of_fields(a); break;
     }
 }
@@ -214,6 +297,15 @@ static void do_tile(const fqi_transcoding *t, size_t n0, size_t x0, bool same)
     store(t, &a);
 }
 
+typedef struct dealing { const fqi_transcoding *t; size_t across, n_tile; bool same; } dealing;
+
+static void do_tiles(void *user, size_t job)
+{
+    const dealing *d = user;
+    const size_t first = job * TOGETHER, end = d->n_tile - first < TOGETHER ? d->n_tile : first + TOGETHER;
+    for (size_t i = first; i < end; i++) do_tile(d->t, i % d->across * TILE, i / d->across * TILE, d->same);
+}
+
 void fqi_transcode(const fqi_transcoding *asked)
 {
     const bool same = same_cells(asked);
@@ -223,6 +315,6 @@ void fqi_transcode(const fqi_transcoding *asked)
         return;
     }
     const size_t across = (t.n + TILE - 1) / TILE, n_tile = across * ((t.x + TILE - 1) / TILE);
-#pragma omp parallel for num_threads(t.n_thread > 1 && t.n * t.x > SMALL ? t.n_thread : 1) schedule(static)
-    for (size_t i = 0; i < n_tile; i++) do_tile(&t, i % across * TILE, i / across * TILE, same);
+    dealing d = { .t = &t, .across = across, .n_tile = n_tile, .same = same };
+    fqi_parallel(t.n * t.x > SMALL ? t.n_thread : 1, (n_tile + TOGETHER - 1) / TOGETHER, do_tiles, &d);
 }

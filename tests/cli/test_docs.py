@@ -5,6 +5,7 @@ docs/quantizing.md against what the commands print. --update writes what they pr
 import json
 import math
 import os
+import random
 import re
 import shutil
 import struct
@@ -17,9 +18,11 @@ SOURCE = os.environ.get('FITQ_SOURCE_DIR', os.path.dirname(os.path.dirname(HERE)
 BINARY = os.environ.get('FITQ_BINARY', os.path.join(SOURCE, 'build', 'release', 'fitq'))
 LIBRARY = os.environ.get('FITQ_SHARED_LIBRARY', os.path.join(os.path.dirname(BINARY), 'libfitq.so'))
 sys.path.insert(0, HERE)
+sys.path.insert(0, os.path.join(SOURCE, 'tests', 'tools'))
+import random_quantized  # noqa: E402
 import run as cases  # noqa: E402
 
-DOCUMENTED = ('inspect', 'plan', 'fit', 'pad', 'quantize', 'unpad', 'verify', 'eval', 'generate', 'tokenize')
+DOCUMENTED = ('inspect', 'plan', 'fit', 'pad', 'convert', 'quantize', 'unpad', 'verify', 'eval', 'generate', 'tokenize')
 
 
 class Wrong(Exception):
@@ -186,6 +189,16 @@ def small_adapter(folder, width):
         f.write(struct.pack('<Q', len(text)) + text + bytes(end))
 
 
+def quantized_model(folder, name):
+    """Qwen2-7B-AWQ and the like, tiny."""
+    form = {'GPTQ': 'gptq', 'AWQ': 'awq', 'FP8': 'fp8 blocks', 'GPTQ-mislabelled': 'gptq_v2'}[name]
+    config = random_quantized.make(folder, random.Random(1), form, 'qwen2')
+    if 'mislabelled' in name:
+        config['quantization_config']['checkpoint_format'] = 'gptq'
+        with open(os.path.join(folder, 'config.json'), 'w', encoding='utf-8') as f:
+            json.dump(config, f)
+
+
 def example_models(work, lines):
     """The models that the examples speak of, all of them the small one; what they write is not there yet."""
     text = '\n'.join(lines)
@@ -193,6 +206,8 @@ def example_models(work, lines):
     shutil.copy(os.path.join(HERE, 'data', 'qwen2-72b.json'), os.path.join(work, 'config.json'))
     for name in set(re.findall(r'\bQwen2-\w+B\b(?!-)', text)) - outputs:
         small_model(os.path.join(work, name))
+    for name in set(re.findall(r'\bQwen2-7B-((?:GPTQ|AWQ|FP8)(?:-mislabelled)?)\b', text)):
+        quantized_model(os.path.join(work, 'Qwen2-7B-' + name), name)
     for name in set(re.findall(r'\bQwen2-\w+B-tp\d+\b', text)) - outputs:
         original = os.path.join(work, 'original-72B')
         small_model(original)
@@ -334,7 +349,7 @@ def readme(name, update=False):
             f.write(text)
 
 
-READMES = ('README.md', 'README.zh-CN.md', 'docs/quantizing.md')
+READMES = ('README.md', 'README.zh-CN.md', 'docs/quantizing.md', 'docs/converting.md')
 
 TESTS = {
     'man pages have every option': man_options, 'man page has every command': man_commands,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Breaks `fitq pad`, `fitq quantize`, and the commands that run a model, in every way that a machine can, and checks what is left.
+"""Breaks `fitq pad`, `fitq convert`, `fitq quantize`, and the commands that run a model, in every way that a machine can, and checks what is left.
 
     fault.py [--full] [--budget SECONDS] [--seed N] [--jobs N] [--only GROUP,...] [--list] [--work DIR]
 
@@ -9,7 +9,7 @@ resource limits, by small file systems and by hand. After each of them:
     - the exit status is the documented one, with exactly one error line;
     - a target that was there is byte for byte the old one or the whole new one, and one that was not there is absent or whole;
     - nothing else lies around than the unfinished output that `--resume` needs;
-    - `fitq pad --resume`, or `fitq quantize` again, gives what an undisturbed run gives, byte for byte, file for file.
+    - `fitq pad --resume` (`convert` alike), or `fitq quantize` again, gives what an undisturbed run gives, byte for byte, file for file.
 
 Without --full as many as fit into the budget run, first one of every kind, then in an order that the printed seed decides; with
 --full all of them (calls with more than 400 occurrences are sampled). Environment: FITQ_BINARY, FITQ_FAULT_SHIM,
@@ -94,7 +94,7 @@ class Variant:
     def __init__(self, command, source, args, replaces=False):
         self.command, self.source, self.args = command, source, args
         self.replaces = replaces   # is there an old target
-        self.resume = ["--resume"] if command == "pad" else []
+        self.resume = [] if command == "quantize" else ["--resume"]
         self.prefix = "" if command == "pad" else command + "-"
 
 
@@ -129,9 +129,12 @@ class Lab:
         self.variants = {
             "new": Variant("pad", self.src, pad + ["spread"]),
             "replace": Variant("pad", self.src2, pad + ["interleave", "--shard-size", "4MB", "--overwrite"], True),
-            "codes": Variant("pad", self.packed("packed", "gptq"), pad + ["spread", "--regroup", "64"]),
             "order": Variant("pad", self.packed("ordered", "desc_act"), pad + ["tail", "--fold-order"]),
         }
+        packed = self.packed("packed", "gptq")
+        self.variants["codes"] = Variant("pad", packed, pad + ["spread", "--regroup", "64"])
+        self.variants["turned"] = Variant("convert", packed, ["--to", "compressed-tensors"])
+        self.variants["numbers"] = Variant("convert", packed, ["--to", "bf16", "--shard-size", "2MB", "--overwrite"], True)
         self.variants.update(self.quantizers())
         self.ref, self.count, self.seconds = {}, {}, {}
 

@@ -179,6 +179,23 @@ static void failure_with_no_work(void **state)
     }
 }
 
+static void count_job(void *user, size_t i)
+{
+    int *n = user;
+    (void)__atomic_fetch_add(&n[i], 1, __ATOMIC_RELAXED);
+}
+
+static void every_job_once(void **state)
+{
+    (void)state;
+    for (int n_thread = 0; n_thread < 100; n_thread += 9) {
+        int n[300] = { 0 };
+        const size_t count = (size_t)n_thread * 3;
+        fqi_parallel(n_thread, count, count_job, n);
+        for (size_t i = 0; i < 300; i++) assert_int_equal(n[i], i < count);
+    }
+}
+
 static void processors(void **state)
 {
     (void)state;
@@ -194,6 +211,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_in_order),         cmocka_unit_test(first_error_ends_it), cmocka_unit_test(one_of_several_errors),
         cmocka_unit_test(error_without_text),   cmocka_unit_test(failure_with_no_work), cmocka_unit_test(processors),
+        cmocka_unit_test(every_job_once),
     };
     return cmocka_run_group_tests_name("pipeline", tests, NULL, NULL);
 }
