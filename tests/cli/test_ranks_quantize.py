@@ -93,7 +93,7 @@ CASES = [  # model, arguments, ranks of a quick run, of a full one
     ('experts', ['--group-size', '32', '--lm-head'], (3,), (2, 3, 5)),
     ('dense', ['--lm-head'], (), (2, 3, 5, 8)),
     ('dense', ['--no-shift', '--textbook'], (), (2, 3)),
-    ('dense', ['--tp', '4', '--format', 'compressed-tensors'], (), (2, 3)),
+    ('dense', ['--tp', '4', '--as', 'llama', '--format', 'compressed-tensors'], (), (2, 3)),
 ]
 
 
