@@ -199,6 +199,7 @@ static void note_model(const fqi_case *c, draft *t)
     note_head_dim(c, t);
     if (changes && s->m->family[0] == '\0') note(t, "fitq cannot pad this family yet: the options are for information");
     if (changes && c->own) note(t, "already quantized: `fitq pad` moves its codes and scales as they are");
+    if (c->own && c->tp > 1 && c->shape->m->quant_desc_act) note(t, "activation order: `fitq pad --fold-order` stores MLP channels in the order of their groups, the other layers keep theirs");
     if (s->attention == FQI_ATT_LATENT) note(t, "latent attention: its weights and KV cache are not in the prices");
     if (s->attention == FQI_ATT_HYBRID)
         note(t, "hybrid attention: the KV cache is not in the prices, linear-attention layers are not judged");
