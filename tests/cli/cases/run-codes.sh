@@ -18,3 +18,6 @@ broken drop $p.scales && broken rows $p.scales 1 && broken reshape $p.qweight 64
 broken set $p.g_idx 5 02000000 && broken set $p.g_idx 5 ffffffff
 broken set $p.scales 3 007e && proves && broken set $p.scales 3 00fc
 rm -rf m && cp -r made m && truncate -s 3000000 m/model.safetensors && runs && says
+# a scale of 0 makes its weights 0, for engines and for fitq; a negative one is a number like others
+broken set $p.scales 3 0000 | head -1 && rm -rf d && python3 $tools/unpack_quantized.py m d && fitq eval m --reference d --ids ids --context 32 --exact --threads 1 --quiet | grep -e 'largest logit'
+broken set $p.scales 3 00b0 | head -1 && rm -rf d && python3 $tools/unpack_quantized.py m d && fitq eval m --reference d --ids ids --context 32 --exact --threads 1 --quiet | grep -e 'largest logit'
