@@ -335,6 +335,7 @@ static fq_status plan_module(looking *l, uint32_t module, fq_err *e)
     l->m->size_new = other;
     l->m->group_forward = l->old.group_cols;
     FQI_TRY(check_zeros(l, e));
+    if (changes && !l->j->forward) FQI_TRY(fqi_zero_label_check(l->j->p->ckpt, q, e));
     for (int part = FQI_PART_CODES; part < FQI_PART_OTHER; part++)
         if (q->part[part]) FQI_TRY(plan_part(l, module, (fqi_part)part, e));
     return FQ_OK;

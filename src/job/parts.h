@@ -11,7 +11,7 @@
  * folded (job/fold.h), whatever has its channels is put together from single channels (checkpoint/fields.h); these tensors count as computed too.
  *
  * Refused, with the module's name: maps that would put two groups into one ("map-block"), lengths that do not fill words ("map-unit"), maps that fill up part of a group whose
- * zero points are its own and have no code ("packed-zero"), or end in part of a group of integers ("packed-group"); codes that straddle words ("packed-bits":
+ * zero points are its own and have no code, or are not those of symmetric codes ("packed-zero"), are those of the other of gptq and gptq_v2 ("zero-version"), or end in part of a group of integers ("packed-group"); codes that straddle words ("packed-bits":
  * 3 bits); and a stored shape that does not tell the lengths ("packed-shape"). Until fqi_parts_make only orders and shapes are read. */
 #ifndef FITQ_JOB_PARTS_H
 #define FITQ_JOB_PARTS_H

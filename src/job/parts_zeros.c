@@ -194,3 +194,34 @@ void fqi_zero_fill_apply(const fqi_zero_fill *z, uint64_t off, unsigned char *by
         memcpy(bytes + (at - off / 4) * 4, &word, sizeof word);
     }
 }
+
+/* ---- the label ---- */
+
+#define LOOKED_AT 1024   /* words: whoever wrote the wrong kind wrote it everywhere */
+
+fq_status fqi_zero_label_check(const fq_ckpt *c, const fqi_quant_module *q, fq_err *e)
+{
+    const fqi_tensor *t = q->part[FQI_PART_ZERO];
+    if (!t || !q->sym || q->form->floats || 32 % q->size.bits != 0 || t->rank != 2) return FQ_OK;
+    const unsigned per = 32u / (unsigned)q->size.bits, mask = (1u << q->size.bits) - 1, middle = 1u << (q->size.bits - 1), want = q->zeros_v1 ? middle - 1 : middle, other = q->zeros_v1 ? middle : middle - 1;
+    const bool groups_first = q->form->part[FQI_PART_ZERO].dim[0].along == FQI_ALONG_K;
+    const char *label = q->zeros_v1 ? "gptq" : "gptq_v2", *really = q->zeros_v1 ? "gptq_v2" : "gptq";
+    uint32_t word[LOOKED_AT];
+    fqi_file f;
+    const size_t n = t->bytes / 4 < LOOKED_AT ? (size_t)(t->bytes / 4) : LOOKED_AT;
+    FQI_TRY(fqi_ckpt_open_shard(c, t->shard, FQ_IO_BUFFERED, &f, e));
+    fq_status s = fqi_file_read(&f, word, n * sizeof *word, t->off, e);
+    for (size_t i = 0; i < n * per && s == FQ_OK; i++) {
+        const int64_t r = (int64_t)(i / per) / t->shape[1], col = (int64_t)(i / per) % t->shape[1];
+        const int64_t output = (groups_first ? col : r) * per + (int64_t)(i % per), group = groups_first ? r : col;
+        const unsigned stored = word[i / per] >> (i % per * (unsigned)q->size.bits) & mask;
+        if (output >= q->size.rows || stored == want) continue;
+        if (stored == other && q->layout == FQI_QL_GPTQ)
+            s = fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(f.path, t->name), "zero-version", "group %" PRId64 ", output channel %" PRId64 ": found %u as it is stored, which is what format %s stores, expected %u: checkpoint_format says %s and must say %s (fitq convert --zeros writes it right)",
+                         group, output, stored, really, want, label, really);
+        else
+            s = fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(f.path, t->name), "packed-zero", "group %" PRId64 ", output channel %" PRId64 ": found %u as it is stored, expected %u: config.json says symmetric", group, output, stored, want);
+    }
+    fqi_file_close(&f);
+    return s;
+}

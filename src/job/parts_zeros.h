@@ -25,4 +25,8 @@ fq_status fqi_zero_fill_open(const fq_ckpt *c, fq_io io, const fqi_quant_module 
 void fqi_zero_fill_apply(const fqi_zero_fill *z, uint64_t off, unsigned char *bytes, size_t n);
 void fqi_zero_fill_close(fqi_zero_fill *z);   /* NULL is fine */
 
+/* Of symmetric codes: are the zero points that stand first in the file those of the module's label? New groups are filled by the label, so under
+ * another one a checkpoint of both would be made. FQ_E_INPUT: "zero-version" (they are those of the other of gptq and gptq_v2), "packed-zero". */
+fq_status fqi_zero_label_check(const fq_ckpt *c, const fqi_quant_module *q, fq_err *e);
+
 #endif

@@ -339,6 +339,13 @@ def rows(part, n):
     return change
 
 
+def all_words(part, word):
+    def change(tensors):
+        t = next(t for t in tensors if t[0] == DOWN + part)
+        t[3] = bytearray(struct.pack('<I', word) * (len(t[3]) // 4))
+    return change
+
+
 # form, what is changed, rule
 LIES = {
     'g_idx behind the last group': ('desc_act', set_number('g_idx', 7, 3), 'packed-order'),
@@ -356,6 +363,9 @@ LIES = {
     'a shape below 0': ('ct', set_number('weight_shape', 1, -48, 'q'), 'packed-shape'),
     'no shape': ('ct', drop('weight_shape'), 'packed-parts'),
     'no scale of blocks': ('fp8 blocks', drop('weight_scale_inv'), 'packed-parts'),
+    'zero points of gptq_v2 in gptq': ('gptq', all_words('qzeros', 0x88888888), 'zero-version'),
+    'zero points of gptq in gptq_v2': ('gptq_v2', all_words('qzeros', 0x77777777), 'zero-version'),
+    'zero points of no symmetric codes': ('gptq', set_number('qzeros', 1, 0x77757777), 'packed-zero'),
     'fewer blocks': ('fp8 blocks', rows('weight_scale_inv', 1), 'packed-shape'),
 }
 
