@@ -19,6 +19,7 @@ FITQ = os.environ.get('FITQ_BINARY', os.path.join(BUILD, 'fitq'))
 MODEL = os.path.join(SOURCE, 'examples', 'tiny-qwen2')
 FULL = os.environ.get('FITQ_FULL') == '1'
 MPIRUN = os.environ.get('FITQ_MPIEXEC') or shutil.which('mpirun')
+OWN = tempfile.TemporaryDirectory(prefix='fitq-mpi.')
 ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', OMPI_MCA_rmaps_base_oversubscribe='1', OMPI_MCA_btl_base_warn_component_unused='0',
            OMPI_MCA_hwloc_base_binding_policy='none', OMP_NUM_THREADS='1')
 
@@ -30,7 +31,9 @@ class Wrong(Exception):
 def mpirun(n, args, seconds=60, **env):
     """Exit status, standard output, standard error, seconds."""
     begin = time.monotonic()
-    p = subprocess.run([MPIRUN, '--oversubscribe', '-n', str(n), *args], env=dict(ENV, **env), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+    # several that share the usual folder take it from each other while they make it
+    with tempfile.TemporaryDirectory(prefix='fitq-mpi.') as own:
+        p = subprocess.run([MPIRUN, '--oversubscribe', '-n', str(n), *args], env=dict(ENV, OMPI_MCA_orte_tmpdir_base=own, **env), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
     return p.returncode, p.stdout, p.stderr, time.monotonic() - begin
 
 
@@ -196,7 +199,7 @@ def lost_while_serving(_):
     if not FULL:
         return
     for number, heartbeat, status in ((signal.SIGKILL, '60', 137), (signal.SIGSTOP, '2', 7)):
-        p = subprocess.Popen([MPIRUN, '--oversubscribe', '-n', '2', FITQ, 'generate', MODEL, '--chat', '-t', '1', '--heartbeat', heartbeat], env=ENV, stdin=subprocess.PIPE,
+        p = subprocess.Popen([MPIRUN, '--oversubscribe', '-n', '2', FITQ, 'generate', MODEL, '--chat', '-t', '1', '--heartbeat', heartbeat], env=dict(ENV, OMPI_MCA_orte_tmpdir_base=OWN.name), stdin=subprocess.PIPE,
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         time.sleep(2)
         os.kill(children(p.pid)[1], number)

@@ -18,7 +18,8 @@ BINARY = os.environ.get('FITQ_BINARY', os.path.join(SOURCE, 'build', 'release', 
 FULL = os.environ.get('FITQ_FULL') == '1'
 MPIRUN = os.environ.get('FITQ_MPIEXEC') or shutil.which('mpirun')
 HAS_MPI = bool(MPIRUN) and os.path.exists(os.path.join(os.path.dirname(BINARY), 'libfitq_mpi.so')) and not os.environ.get('FITQ_SANITIZE')
-ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', OMPI_MCA_btl_base_warn_component_unused='0',
+OWN = tempfile.TemporaryDirectory(prefix='fitq-mpi.')   # others use the usual folder at the same time, and mpirun takes it away
+ENV = dict(os.environ, OMPI_MCA_orte_tmpdir_base=OWN.name, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', OMPI_MCA_btl_base_warn_component_unused='0',
            OMPI_MCA_hwloc_base_binding_policy='none', OMP_NUM_THREADS='1')
 sys.path.insert(0, os.path.join(SOURCE, 'tests', 'tools'))
 sys.dont_write_bytecode = True
