@@ -342,8 +342,8 @@ static int run_slices(const arg_values *a)
     arg_values names = *a;
     if (a->n_operand != 1) return args_usage("verify", "--tp looks at the slices of one checkpoint, two were given");
     if (a->tp.n != 1 || a->tp.v[0] < 2) return args_usage("verify", "--tp wants one number of GPUs, 2 to 64");
-    if (a->weights || a->text || a->ids || a->context || a->chunks || a->served || a->scratch || a->ranks || a->expert_parallel)
-        return args_usage("verify", "--tp runs no model: it goes with --engine, --format, --json and --quiet");
+    if (a->weights || a->text || a->ids || a->context || a->chunks || a->served || a->scratch || a->ranks)
+        return args_usage("verify", "--tp runs no model: it goes with --engine, --format, --expert-parallel, --threads, --json and --quiet");
     if (!command_engines(&cmd_verify, &names.engine) || !command_formats(&cmd_verify, &names.format)) return -FQ_E_USAGE;
     return fq_rank() > 0 ? 0 : verify_slices(&names);
 }

@@ -69,6 +69,7 @@ static int slices_json(const fq_slices_report *r, const arg_values *a, json_t *f
     json_t *o = json_object();
     out_put_str(o, "verdict", r->n_differs > 0 ? "different" : r->n_refused > 0 ? "refused" : "same");
     out_put_int(o, "tp", a->tp.v[0]);
+    out_put_bool(o, "expert_parallel", a->expert_parallel);
     out_put_u64(o, "cases", r->n_case);
     out_put_u64(o, "cases_refused", r->n_refused);
     out_put_u64(o, "cases_different", r->n_differs);
@@ -103,7 +104,7 @@ int verify_slices(const arg_values *a)
     progress_run(&p, &run, a);
     const fq_slices_options o = {
         .path = a->operand[0], .tp = a->tp.v[0], .engine = a->engine.n ? a->engine.v : NULL, .n_engine = a->engine.n,
-        .format = a->format.n ? a->format.v : NULL, .n_format = a->format.n, .on_fault = on_fault, .user = &seen,
+        .format = a->format.n ? a->format.v : NULL, .n_format = a->format.n, .on_fault = on_fault, .user = &seen, .expert_parallel = a->expert_parallel,
     };
     const fq_status s = fq_verify_slices(&o, &run, &r, &e);
     progress_end(&p);

@@ -244,6 +244,7 @@ typedef struct fq_plan_request {
     int64_t context;                /* tokens for the KV cache; 0 = 8192 */
     int kv_cache_bits;              /* per element, 0 = 16 */
     uint64_t gpu_memory_bytes;      /* of one GPU; 0 = not asked */
+    bool expert_parallel;           /* engines that can are started so that each GPU has whole experts */
 } fq_plan_request;
 
 typedef enum fq_verdict {
@@ -821,6 +822,7 @@ typedef struct fq_slices_options {
     const char *const *format; size_t n_format;   /* NULL = the checkpoint's own */
     void (*on_fault)(void *user, const fq_slice_fault *f);
     void *user;
+    bool expert_parallel;                         /* engines are started so that each GPU has whole experts */
 } fq_slices_options;
 
 typedef struct fq_slices_report {

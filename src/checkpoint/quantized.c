@@ -102,12 +102,14 @@ static fq_status read_fp8(const fq_ckpt *c, const json_t *q, scheme *s, fq_err *
 
 static fq_status read_ct_ints(const fq_ckpt *c, const json_t *group, scheme *s, fq_err *e)
 {
-    const json_t *w = not_null(group, "weights"), *type = not_null(w, "type"), *strategy = not_null(w, "strategy");
+    const json_t *w = not_null(group, "weights"), *type = not_null(w, "type"), *strategy = not_null(w, "strategy"), *inputs = not_null(group, "input_activations");
     s->layouts |= OF(FQI_QL_CT);
     if (type && !is_text(type, "int")) return refuse(c, "type", type, "int", e);
     if (strategy && !is_text(strategy, "group") && !is_text(strategy, "channel")) return refuse(c, "strategy", strategy, "group or channel", e);
-    if (not_null(group, "input_activations")) return refuse(c, "input_activations", not_null(group, "input_activations"), "null: weights only", e);
-    return FQ_OK;
+    if (!inputs) return FQ_OK;
+    s->rounds_inputs = true;
+    if (is_text(not_null(inputs, "type"), "float") && json_integer_value(json_object_get(inputs, "num_bits")) == 8 && json_is_true(json_object_get(inputs, "dynamic"))) return FQ_OK;
+    return refuse(c, "input_activations", inputs, "null (weights only), or FP8 that is scaled at run time", e);
 }
 
 static fq_status read_ct_floats(const fq_ckpt *c, const json_t *group, scheme *s, fq_err *e)

@@ -244,7 +244,7 @@ typedef struct sums { double whole, diff; } sums;
 
 static int rank_of(const fqi_slice_case *c, int64_t n, int64_t k)
 {
-    return c->cut.tp > 1 ? (int)(k / (c->cut.cols / c->cut.tp)) : (int)(n / c->rows_each) * c->step;
+    return c->rank + (c->cut.tp > 1 ? (int)(k / (c->cut.cols / c->cut.tp)) : (int)(n / c->rows_each) * c->step);
 }
 
 static fq_status lane_create(struct lane *l, int64_t n, fq_err *e)

@@ -32,6 +32,7 @@ typedef struct fqi_slice_case {
     const fqi_tensor *order;     /* that which the engine ends up with; NULL: the module's own */
     int64_t rows_each;           /* of column-parallel layers: output channels of a rank, or of the KV head that `step` ranks share */
     int step;
+    int rank;                    /* the first that has any of it */
 } fqi_slice_case;
 
 typedef struct fqi_slice_diff {

@@ -15,7 +15,7 @@
 #include "base/mem.h"
 #include "job/provenance.h"
 #include "job/slice_values.h"
-#include "plan/engines.h"
+#include "plan/linears.h"
 
 #define MAX_FAULT 64
 
@@ -114,24 +114,66 @@ static const fqi_tensor *last_order(const slices *v, size_t i)
 
 /* ---- config.json ---- */
 
-static const json_t *quantization(const fq_ckpt *c)
-{
-    const json_t *root = c->config.root, *q = json_object_get(root, "quantization_config");
-    if (!q) q = json_object_get(json_object_get(root, "text_config"), "quantization_config");
-    return q ? q : json_object_get(root, "compression_config");
-}
-
 /* compressed-tensors alone has an order that is not stored. */
 static unsigned order_of(const fq_ckpt *c)
 {
     if (c->info.model.quant_desc_act) return FQI_ORDER_STORED;
-    const json_t *groups = json_object_get(quantization(c), "config_groups"), *group;
+    const json_t *groups = json_object_get(fqi_config_quant(&c->config), "config_groups"), *group;
     const char *key;
     json_object_foreach((json_t *)(uintptr_t)groups, key, group) {
         const char *kind = json_string_value(json_object_get(json_object_get(group, "weights"), "actorder"));
         if (kind && (strcmp(kind, "static") == 0 || strcmp(kind, "weight") == 0)) return FQI_ORDER_STATIC;
     }
     return FQI_ORDER_NONE;
+}
+
+/* ---- names ---- */
+
+/* The first stored weight of one of these layers; NULL: none is found. */
+static const char *stored_weight(const slices *v, unsigned bit)
+{
+    const fq_ckpt *c = v->ckpt;
+    for (size_t i = 0; c->bound && i < c->n_tensor; i++)
+        if (c->bound[i].row && bit_of(c->bound[i].row) == bit) return c->tensor[i].name;
+    for (size_t i = 0; i < v->n_linear; i++)
+        if (v->linear[i].bit == bit) return c->tensor[v->linear[i].tensor].name;
+    return NULL;
+}
+
+/* By name alone, of what has none of the known forms: "mlp.experts.*.down_proj" -> ...mlp.experts.0.down_proj.weight_packed. */
+static const char *stored_name(const slices *v, const char *module, size_t n)
+{
+    static const char *const part[] = { "experts.", "shared_expert" };
+    char last[64];
+    size_t from = n;
+    while (from > 0 && module[from - 1] != '.') from--;
+    snprintf(last, sizeof last, "%s%.*s", from > 0 ? "." : "", (int)(n - from), module + from);
+    if (last[from > 0] == '*') last[0] = '\0';   /* any weight of experts */
+    for (size_t i = 0; i < v->ckpt->n_tensor; i++) {
+        const char *name = v->ckpt->tensor[i].name;
+        bool same = strstr(name, last) != NULL && strstr(name, ".bias") == NULL;
+        for (size_t k = 0; k < 2; k++) same = same && (strstr(name, part[k]) != NULL) == (strstr(module, part[k]) != NULL);
+        if (same) return name;
+    }
+    return NULL;
+}
+
+/* The linear layer that a rule of the plan speaks of: it names them "mlp.gate_proj, up_proj". */
+static const fqi_linear *linear_of(const char *module)
+{
+    const fqi_linear *l;
+    const size_t n = strcspn(module, ",");
+    for (size_t i = 0; n > 0 && (l = fqi_linear_at(i)); i++)
+        if (strcspn(l->tensor, ",") == n && strncmp(l->tensor, module, n) == 0) return l;
+    return NULL;
+}
+
+static void name_tensor(const slices *v, const char *module, fault *f)
+{
+    const fqi_linear *l = linear_of(module);
+    const char *name = l ? stored_weight(v, l->bit) : NULL;
+    if (!name && module[0]) name = stored_name(v, module, strcspn(module, ","));
+    if (name) snprintf(f->tensor, sizeof f->tensor, "%s", name);
 }
 
 /* ---- faults ---- */
@@ -169,6 +211,19 @@ static void tell(slices *v)
     v->n_fault = 0;
 }
 
+/* The first rank that has a part of a group, and which one. */
+static void name_group(const slices *v, const fq_plan_entry *entry, const fq_violation *x, fault *f)
+{
+    const fqi_linear *l = linear_of(x->tensor);
+    const int64_t cols = l && l->cut == FQI_CUT_ROW ? fqi_axis_length(&v->ckpt->info.model, l->k) : 0, each = cols / v->o->tp, group = entry->group_size;
+    if (strcmp(x->rule, "group-split") != 0 || each < 1 || cols % v->o->tp != 0 || group < 1 || each % group == 0) return;
+    const int64_t first = each / group * group, last = first + group < cols ? first + group : cols;
+    const size_t n = strlen(f->text);
+    f->f.rank = 0;
+    f->f.col = first;
+    snprintf(f->text + n, sizeof f->text - n, "; rank 0 ends at input channel %" PRId64 ", inside of the group of channels %" PRId64 " to %" PRId64, each, first, last - 1);
+}
+
 /* A rule of the plan. Rows of loads.h say more about what they follow. */
 static void take_violation(slices *v, const fq_plan_entry *entry, const fq_violation *x)
 {
@@ -179,6 +234,8 @@ static void take_violation(slices *v, const fq_plan_entry *entry, const fq_viola
     else
         snprintf(f->text, sizeof f->text, "%s%s%s%s%s%s%s; `fitq plan --tp %d` says what makes it fit", x->tensor, colon, x->text, x->engine_text ? "; the engine says " : "", quote, x->engine_text ? x->engine_text : "",
                  quote, v->o->tp);
+    name_tensor(v, x->tensor, f);
+    name_group(v, entry, x, f);
 }
 
 /* ---- values ---- */
@@ -242,17 +299,29 @@ static void cut_columns(const slices *v, const linear *l, fqi_slice_case *c)
     if (c->rows_each < 1) c->rows_each = l->q.size.rows > 0 ? l->q.size.rows : 1;
 }
 
+/* The rank that has a whole expert: as fqi_slice_make deals them. */
+static int owner(const slices *v, int64_t expert)
+{
+    const int64_t n = v->ckpt->info.model.num_experts, each = n / v->o->tp, more = n % v->o->tp;
+    if (expert < 0 || each < 1) return 0;
+    return (int)(expert < more * (each + 1) ? expert / (each + 1) : more + (expert - more * (each + 1)) / each);
+}
+
 static fq_status check_linear(slices *v, const fq_plan_entry *entry, unsigned engine, unsigned format, size_t i, fq_err *e)
 {
     const linear *l = &v->linear[i];
-    const bool row = is_row_parallel(l->bit);
-    const fqi_load *load = fqi_load_find(engine, format, l->bit, v->order);
+    const bool whole = v->o->expert_parallel && l->bit & FQI_L_EXPERT, row = is_row_parallel(l->bit) && !whole;
+    const fqi_load *load = fqi_load_find(engine, format, l->bit, v->order, v->scheme.rounds_inputs);
     if (!load || (row && l->q.size.cols % v->o->tp != 0)) return FQ_OK;   /* the latter is refused by a rule of the plan */
     fqi_slice_case c = { .load = load, .cut = { .cols = l->q.size.cols, .group = l->q.size.group_cols, .tp = row ? v->o->tp : 1 }, .order_read = load->group == FQI_LOAD_ORDER };
     fqi_slice_diff d;
     int64_t found;
     cut_columns(v, l, &c);
-    v->report.n_slice += (size_t)v->o->tp;
+    if (whole) {
+        c.rows_each = l->q.size.rows > 0 ? l->q.size.rows : 1;
+        c.rank = owner(v, l->bound.expert);
+    }
+    v->report.n_slice += whole ? 1 : (size_t)v->o->tp;
     if (load->last_order) c.order = last_order(v, i);
     if (fqi_load_refuses(load, &c.cut, &found)) {
         take_derived(v, entry, l, load, found);
@@ -376,10 +445,12 @@ static void take_heads(slices *v, const fq_plan_entry *entry, size_t tensor, con
 static void check_fixed(slices *v, const fq_plan_entry *entry, unsigned engine)
 {
     const fqi_load_fixed *x = fqi_load_fixed_find(engine, v->ckpt->info.model.quant_name);
-    const json_t *group = json_object_get(quantization(v->ckpt), "group_size");
+    const json_t *group = json_object_get(fqi_config_quant(&v->ckpt->config), "group_size");
     if (!x || !json_is_integer(group) || json_integer_value(group) == x->group) return;
     fault *f = new_fault(v, FQ_SLICE_KERNEL, entry, "group-fixed", x->source);
-    snprintf(f->text, sizeof f->text, "found groups of %lld in config.json, expected %d: the kernel of %s has that built in and does not ask", (long long)json_integer_value(group), x->group, x->method);
+    snprintf(f->text, sizeof f->text, "found groups of %lld in config.json, expected %d: the kernel of %s experts has that built in and does not ask", (long long)json_integer_value(group), x->group, x->method);
+    name_tensor(v, "mlp.experts.*", f);
+    f->f.rank = 0;
 }
 
 static fq_status check_case(slices *v, const fq_plan_entry *entry, const head_fault *heads, size_t q_tensor, fq_err *e)
@@ -434,7 +505,7 @@ static fq_status run_slices(slices *v, fq_err *e)
 {
     const fq_slices_options *o = v->o;
     const char *usual;
-    fq_plan_request request = { .tp = &o->tp, .n_tp = 1, .engine = o->engine, .n_engine = o->n_engine, .format = o->format, .n_format = o->n_format };
+    fq_plan_request request = { .tp = &o->tp, .n_tp = 1, .engine = o->engine, .n_engine = o->n_engine, .format = o->format, .n_format = o->n_format, .expert_parallel = o->expert_parallel };
     head_fault heads;
     size_t q_tensor;
     FQI_TRY(check_engines(o, e));

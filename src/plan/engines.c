@@ -18,6 +18,7 @@
 #define MARLIN_CHECKED (FQI_F_AWQ_MARLIN | CT_ANY)
 #define FP4 (FQI_F_NVFP4 | FQI_F_MXFP4)
 #define L_BUT_EXPERT_DOWN (FQI_L_ALL & ~FQI_L_EXPERT_DOWN) /* those have a rule of their own */
+#define L_GATED (FQI_L_GATE_UP | FQI_L_SHARED_GATE_UP)
 #define NOT_GGUF (FQI_F_ALL & ~FQI_F_GGUF_K)
 
 /* docs.vllm.ai engine_args. Other engines take shares of what is free after loading, which is no share of the whole. */
@@ -54,12 +55,16 @@ enum { N_ENGINE = sizeof engines / sizeof *engines };
 #define SRC_MARLIN "vllm-project/vllm@007d5005 quantization/utils/marlin_utils.py"
 #define SRC_TILE_PAD "vllm-project/vllm#45295, #45703"
 #define SRC_SG_GPTQ "sgl-project/sglang@006d0961 quantization/gptq.py"
+#define SRC_SG_REPACK SRC_SG_GPTQ "; @b8c42bd sgl-kernel/csrc/gemm/marlin/gptq_marlin_repack.cu"
+#define SRC_SG_GEMM SRC_SG_GPTQ "; @9e738db sgl-kernel/csrc/gemm/marlin/gptq_marlin.cu determine_exec_config"
 #define SRC_SG_MARLIN "sgl-project/sglang copy of marlin_utils.py"
 #define SRC_FP8 "vllm-project/vllm quantization/utils/fp8_utils.py validate_fp8_block_shape"
 #define TXT_HEADS "Total number of attention heads (H) must be divisible by tensor parallel size (T)"
 #define TXT_ALIGNED "The input size is not aligned with the quantized weight shape. This can be caused by too large tensor parallel size."
 #define TXT_TILE_K "Weight input_size_per_partition = K is not divisible by min_thread_k = 128."
 #define TXT_TILE_N "Weight output_size_per_partition = N is not divisible by min_thread_n = 64."
+#define TXT_REPACK "size_n = N is not divisible by tile_n_size = 64"
+#define TXT_CONFIG "Invalid thread config"
 #define TXT_BLOCK_N "Weight output_partition_size = N is not divisible by weight quantization block_n = 128."
 #define TXT_BLOCK_K "Weight input_size_per_partition = K is not divisible by weight quantization block_k = 128."
 #define TXT_MOE_BLOCK "The output_size of gate's and up's weight = N is not divisible by weight quantization block_n = 128."
@@ -125,6 +130,8 @@ static const fqi_rule rules[] = {
       .source = SRC_MARLIN },
     { .name = "group-split", .engines = FQI_E_SGLANG, .formats = PLAIN, .linears = L_BUT_EXPERT_DOWN, .check = FQI_CK_K_RANK,
       .divisor = FQI_DIV_GROUP, .engine_text = TXT_ALIGNED, .source = SRC_SG_GPTQ },
+    /* Rows of scales are rounded down without a word. The kernel divides K of one GPU by them (gptq_marlin.cu): what does not divide stops the first
+     * product, what does is computed. Silent here for all, since garbage was reported for one that should have stopped. */
     { .name = "group-split", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = L_BUT_EXPERT_DOWN, .check = FQI_CK_K_RANK,
       .divisor = FQI_DIV_GROUP, .silent = true,
       .source = SRC_SG_GPTQ " (result of check_marlin_supports_shape dropped); intel/auto-round#643" },
@@ -157,10 +164,16 @@ static const fqi_rule rules[] = {
       .divisor = 128, .engine_text = TXT_TILE_K, .source = SRC_SG_MARLIN },
     { .name = "tile-n", .engines = FQI_E_SGLANG, .formats = MARLIN_CHECKED, .linears = FQI_L_NOT_EXPERT, .check = FQI_CK_N_RANK,
       .divisor = 64, .engine_text = TXT_TILE_N, .source = SRC_SG_MARLIN },
-    { .name = "tile-k", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = FQI_L_NOT_EXPERT, .check = FQI_CK_K_RANK,
-      .divisor = 128, .silent = true, .source = SRC_SG_GPTQ " (result of check_marlin_supports_shape dropped)" },
-    { .name = "tile-n", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = FQI_L_NOT_EXPERT, .check = FQI_CK_N_RANK,
-      .divisor = 64, .silent = true, .source = SRC_SG_GPTQ " (result of check_marlin_supports_shape dropped)" },
+    /* The result of check_marlin_supports_shape is dropped, so that the kernels are the first to look: repacking wants N % 64 (of gate and up
+     * together; q, k and v are looked at one by one here, which is stricter), and a product a tile of 128 x 64 or 64 x 128. */
+    { .name = "tile-k", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = FQI_L_NOT_EXPERT & ~L_GATED, .check = FQI_CK_K_TILE,
+      .divisor = 128, .engine_text = TXT_CONFIG, .source = SRC_SG_GEMM },
+    { .name = "tile-k", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = L_GATED, .check = FQI_CK_K_TILE, .divisor = 128, .parts = 2,
+      .engine_text = TXT_CONFIG, .source = SRC_SG_GEMM },
+    { .name = "tile-n", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = FQI_L_NOT_EXPERT & ~L_GATED, .check = FQI_CK_N_RANK,
+      .divisor = 64, .engine_text = TXT_REPACK, .source = SRC_SG_REPACK },
+    { .name = "tile-n", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = L_GATED, .check = FQI_CK_N_RANK, .divisor = 64, .parts = 2,
+      .engine_text = TXT_REPACK, .source = SRC_SG_REPACK },
     { .name = "tile-k", .engines = FQI_E_VLLM, .formats = GPTQ_ANY, .linears = FQI_L_NOT_EXPERT, .check = FQI_CK_K_RANK,
       .divisor = 128, .only_desc_act = true, .source = SRC_TILE_PAD " (activation order is not padded)" },
     { .name = "tile-n", .engines = FQI_E_VLLM, .formats = GPTQ_ANY, .linears = FQI_L_NOT_EXPERT, .check = FQI_CK_N_RANK,
@@ -169,6 +182,9 @@ static const fqi_rule rules[] = {
       .divisor = FQI_DIV_GROUP_64, .engine_text = TXT_MOE_K, .source = SRC_MARLIN "; vllm-project/vllm#17604, #57792" },
     { .name = "moe-hidden", .engines = VLLM_LIKE, .formats = MARLIN, .linears = FQI_L_EXPERT_GATE_UP, .check = FQI_CK_K_WHOLE,
       .divisor = 128, .source = SRC_MARLIN " (experts)" },
+    /* vLLM deals what is left over to the first GPUs (fused_moe/layer.py determine_expert_map). */
+    { .name = "experts-split", .engines = FQI_E_SGLANG, .formats = FQI_F_ALL, .check = FQI_CK_EXPERTS,
+      .engine_text = "assert num_experts % self.moe_ep_size == 0", .source = "sgl-project/sglang srt/layers/moe/fused_moe_triton/layer.py FusedMoE" },
     { .name = "moe-refused", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ, .check = FQI_CK_NO_MOE, .source = SRC_SG_GPTQ },
 
     /* -- what a GPTQ checkpoint is -- */

@@ -35,12 +35,14 @@ typedef enum fqi_check {
     FQI_CK_VOCAB,       /* vocabulary rounded up to the divisor, % tp */
     FQI_CK_K_RANK,      /* K of one GPU % divisor (the whole K where K is not split) */
     FQI_CK_N_RANK,      /* N of one GPU, times `parts`, % divisor */
+    FQI_CK_K_TILE,      /* K of one GPU % divisor; or % half of it, where N of one GPU is a multiple of twice its own tile, 128 */
     FQI_CK_K_ROW,       /* like K_RANK, only for tensors whose K is really split */
     FQI_CK_N_PART,      /* N of every part of a split or merged output % divisor (parts that differ in length: the first) */
     FQI_CK_K_WHOLE,     /* K % divisor, GPUs or not */
     FQI_CK_HEAD_DIM,    /* head_dim % divisor */
     FQI_CK_HEAD_DIM_READ, /* head_dim is read from config.json, or is what the engine computes instead */
     FQI_CK_GROUP_LIST,  /* group_size is one that the kernel has */
+    FQI_CK_EXPERTS,     /* experts % tp, where each GPU has whole ones */
     FQI_CK_NO_MOE,      /* the engine has no such kernel for experts */
     FQI_CK_GPTQ_TYPE,   /* symmetric 4 or 8 bits */
     FQI_CK_ACT_ORDER    /* desc_act on more than one GPU */

@@ -62,7 +62,7 @@ static bool looks_at(const fqi_case *c, const fqi_rule *r, const fqi_linear *l)
 {
     int tp = effective_tp(c, l);
     switch (r->check) {
-    case FQI_CK_K_RANK: case FQI_CK_N_RANK: case FQI_CK_K_WHOLE: return true;
+    case FQI_CK_K_RANK: case FQI_CK_K_TILE: case FQI_CK_N_RANK: case FQI_CK_K_WHOLE: return true;
     case FQI_CK_K_ROW: return l->cut == FQI_CUT_ROW && tp > 1;
     case FQI_CK_N_PART: return (l->cut == FQI_CUT_COLUMN && tp > 1) || l->merged;
     default: return false;
@@ -107,13 +107,21 @@ static void say_length(fqi_broken *b, const fqi_case *c, const fqi_dims *d, cons
         snprintf(split, sizeof split, ", one KV head per GPU = %lld,", (long long)per_rank);
     else if (per_rank != whole)
         snprintf(split, sizeof split, " / %d GPUs = %lld", c->tp, (long long)per_rank);
-    if (r->parts > 1) snprintf(parts, sizeof parts, " x %d parts", r->parts);
+    if (r->parts > 1 && r->check != FQI_CK_K_TILE) snprintf(parts, sizeof parts, " x %d parts", r->parts);
     if (r->soft)
         snprintf(b->v.text, sizeof b->v.text, "%s %lld%s is not a multiple of %lld: the tensor falls back from q4_K to q5_0", what,
                  (long long)whole, split, (long long)div);
     else
         snprintf(b->v.text, sizeof b->v.text, "%s %lld%s%s is not a multiple of %s%lld", what, (long long)whole, split, parts,
                  divisor_name(c, r), (long long)div);
+}
+
+/* Tiles of div x N, or of half of div and 2 N: K of one GPU fits one of them. */
+static bool tiles(const fqi_case *c, const fqi_dims *d, const fqi_linear *l, int64_t k, int64_t div, int64_t parts)
+{
+    if (k % div == 0) return true;
+    const int64_t n = fqi_rank_length(c, d, l, l->n, fqi_cuts(l, l->n));
+    return k % (div / 2) == 0 && (n < 0 || n * parts % 128 == 0);   /* one that cannot be cut is refused by another rule */
 }
 
 static bool judge_linear(const fqi_case *c, const fqi_dims *d, const fqi_rule *r, const fqi_linear *l, fqi_broken_list *out)
@@ -123,7 +131,8 @@ static bool judge_linear(const fqi_case *c, const fqi_dims *d, const fqi_rule *r
     int64_t n = fqi_rank_length(c, d, l, a, cut_of(r, l));
     if (n < 0) return true; /* the rule about splitting says it already */
     int64_t div = divisor_of(c, r);
-    if (n * (r->parts > 1 ? r->parts : 1) % div == 0) return true;
+    const int64_t parts = r->parts > 1 ? r->parts : 1;
+    if (r->check == FQI_CK_K_TILE ? tiles(c, d, l, n, div, parts) : n * parts % div == 0) return true;
     fqi_broken *b = broken_add(out, r, a == FQI_AX_HIDDEN ? FQI_AX_FIXED : a, l->tensor);
     if (b) say_length(b, c, d, l, n, div);
     return false;
@@ -221,6 +230,11 @@ static bool judge_whole(const fqi_case *c, const fqi_rule *r, fqi_broken_list *o
         if (group_listed(r, c->group)) return true;
         snprintf(text, sizeof text, "group_size %d is not %s", c->group, r->divisor == FQI_LIST_128 ? "128" : "-1, 32, 64 or 128");
         break;
+    case FQI_CK_EXPERTS:
+        if (!c->expert_parallel || s->experts % c->tp == 0) return true;
+        tensor = "mlp.experts.*";
+        snprintf(text, sizeof text, "num_experts %lld is not a multiple of %d GPUs", (long long)s->experts, c->tp);
+        break;
     case FQI_CK_NO_MOE:
         if (s->dims.moe_ff == 0) return true;
         tensor = "mlp.experts.*";
@@ -249,7 +263,7 @@ static bool judge_rule(const fqi_case *c, const fqi_dims *d, const fqi_rule *r, 
     case FQI_CK_KV_COPY: case FQI_CK_KV_WHOLE: return judge_kv(c, d, r, out);
     case FQI_CK_VOCAB: return judge_vocab(c, d, r, out);
     case FQI_CK_HEAD_DIM_READ: return judge_head_dim(c, d, r, out);
-    case FQI_CK_HEAD_DIM: case FQI_CK_GROUP_LIST: case FQI_CK_NO_MOE: case FQI_CK_GPTQ_TYPE: case FQI_CK_ACT_ORDER:
+    case FQI_CK_HEAD_DIM: case FQI_CK_GROUP_LIST: case FQI_CK_EXPERTS: case FQI_CK_NO_MOE: case FQI_CK_GPTQ_TYPE: case FQI_CK_ACT_ORDER:
         return judge_whole(c, r, out);
     default: break;
     }
@@ -289,7 +303,7 @@ static void units_of_linear(const fqi_case *c, const fqi_rule *r, const fqi_line
     if (!(r->linears & l->bit) || !looks_at(c, r, l) || fqi_linear_count(c->shape, l) == 0) return;
     fqi_axis a = axis_of(r, l);
     int64_t m = divisor_of(c, r);
-    if (r->parts > 1) m /= fqi_gcd_i64(m, r->parts);
+    if (r->parts > 1 && r->check != FQI_CK_K_TILE) m /= fqi_gcd_i64(m, r->parts);   /* of a tile the larger, which fits always */
     int64_t tp = cut_of(r, l) ? effective_tp(c, l) : 1;
     int64_t head_unit = m / fqi_gcd_i64(m, c->shape->head_dim);
     switch (a) {

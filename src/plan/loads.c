@@ -22,6 +22,9 @@
 #define SAYS_LAST "the engine fuses these layers and keeps one g_idx, that of the layer loaded last"
 
 static const fqi_load loads[] = {
+    { .name = "group-fixed", .engines = FQI_E_SGLANG, .formats = FQI_F_CT_INT4, .linears = FQI_L_EXPERT, .orders = FQI_ORDER_NONE | FQI_ORDER_STORED | FQI_ORDER_STATIC,
+      .inputs = true, .group = FQI_LOAD_FIXED, .fixed = 128, .middle = true, .says = "the kernel of W4AFP8 experts has groups of 128 built in",
+      .source = "sgl-project/sglang#38573; @5a7bdc1 compressed_tensors/schemes/compressed_tensors_w4a8_fp8_moe.py" },
     /* Scales of w2 are loaded whole for any actorder, and the kernel divides their number by the rank's channels. */
     { .name = "group-derived", .engines = FQI_E_VLLM_2025, .formats = CT_ANY, .linears = FQI_L_EXPERT_DOWN, .orders = FQI_ORDER_STATIC,
       .group = FQI_LOAD_DERIVED, .whole = true, .middle = true,
@@ -37,7 +40,8 @@ static const fqi_load loads[] = {
       .group = FQI_LOAD_ORDER, .last_order = true, .says = SAYS_LAST, .source = SRC_PLAIN },
     /* No stored order. What would cut a group is refused everywhere but in one place, where these rows then tell what is computed. */
     { .name = "group-split", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = ROWS, .orders = UNORDERED,
-      .middle = true, .says = SAYS_CUT, .source = SRC_SG " (result of check_marlin_supports_shape dropped); intel/auto-round#643" },
+      .group = FQI_LOAD_DERIVED, .middle = true, .says = SAYS_CUT,
+      .source = SRC_SG " (result of check_marlin_supports_shape dropped); @9e738db sgl-kernel/csrc/gemm/marlin/gptq_marlin.cu; intel/auto-round#643" },
     { .name = "order-ignored", .engines = ALL, .formats = FQI_F_GPTQ_MARLIN, .linears = FQI_L_ALL, .orders = UNORDERED,
       .middle = true, .says = "config.json announces no order, so that the stored g_idx is not read", .source = SRC_GPTQ },
     { .name = "order-ignored", .engines = FQI_E_VLLM, .formats = FQI_F_GPTQ, .linears = FQI_L_ALL, .orders = UNORDERED,
@@ -54,18 +58,19 @@ static const fqi_load_fixed fixed[] = {
     { FQI_E_SGLANG, "w4afp8", 128, "sgl-project/sglang#38573" },
 };
 
-const fqi_load *fqi_load_find(unsigned engine, unsigned format, unsigned linear, unsigned order)
+const fqi_load *fqi_load_find(unsigned engine, unsigned format, unsigned linear, unsigned order, bool inputs)
 {
     for (size_t i = 0; i < sizeof loads / sizeof loads[0]; i++)
-        if (loads[i].engines & engine && loads[i].formats & format && loads[i].linears & linear && loads[i].orders & order) return &loads[i];
+        if (loads[i].engines & engine && loads[i].formats & format && loads[i].linears & linear && loads[i].orders & order && (inputs || !loads[i].inputs)) return &loads[i];
     return NULL;
 }
 
-/* Channels for one row of scales, as a kernel derives them. */
+/* Channels for one row of scales, as a kernel derives them. Rows of a cut that do not divide a rank's channels: see the comment on group-split in
+ * engines.c. */
 static int64_t derived(const fqi_load *l, const fqi_load_cut *c)
 {
     const int64_t each = c->cols / c->tp, n_row = l->whole ? c->cols / c->group : each / c->group;
-    return n_row > 0 ? each / n_row : 0;
+    return n_row == 0 ? 0 : each % n_row == 0 || l->whole ? each / n_row : c->group;
 }
 
 int64_t fqi_load_row(const fqi_load *l, const fqi_load_cut *c, const int32_t *order, int64_t k)
@@ -73,9 +78,9 @@ int64_t fqi_load_row(const fqi_load *l, const fqi_load_cut *c, const int32_t *or
     const int64_t each = c->cols / c->tp, all = c->cols / c->group + (c->cols % c->group != 0);
     if (l->group == FQI_LOAD_ORDER && order) return order[k] >= 0 && order[k] < all ? order[k] : -1;
     if (c->group >= c->cols) return 0;   /* one row, which every rank has */
-    if (c->tp == 1) return k / c->group;
+    if (c->tp == 1 && l->group != FQI_LOAD_FIXED) return k / c->group;
     const int64_t n_row = l->whole ? all : each / c->group, first = l->whole ? 0 : k / each * n_row;
-    const int64_t group = l->group == FQI_LOAD_DERIVED ? derived(l, c) : c->group;
+    const int64_t group = l->group == FQI_LOAD_DERIVED ? derived(l, c) : l->group == FQI_LOAD_FIXED ? l->fixed : c->group;
     /* With all rows at hand and no order to say otherwise, the kernel counts from the first of them. */
     const int64_t row = group > 0 ? k % each / group : n_row;
     return row < n_row ? first + row : -1;
@@ -84,7 +89,7 @@ int64_t fqi_load_row(const fqi_load *l, const fqi_load_cut *c, const int32_t *or
 bool fqi_load_refuses(const fqi_load *l, const fqi_load_cut *c, int64_t *found)
 {
     static const int64_t known[] = { 32, 64, 128 };
-    if (l->group != FQI_LOAD_DERIVED || c->tp == 1 || c->group >= c->cols) return false;
+    if (l->group != FQI_LOAD_DERIVED || !l->whole || c->tp == 1 || c->group >= c->cols) return false;
     *found = derived(l, c);
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (*found == known[i]) return false;

@@ -158,7 +158,7 @@ static void price(const fqi_case *real, const fqi_case *c, const fqi_ask *ask, c
     fqi_price_of(real, &s->dims, ask->kv_cache_bits, &before);
     fqi_price_of(c, &d, ask->kv_cache_bits, &after);
     fq_option *o = &out->o;
-    *o = (fq_option){ .fit = *fit, .group_size = c->group != real->group ? c->group : 0, .expert_parallel = c->expert_parallel };
+    *o = (fq_option){ .fit = *fit, .group_size = c->group != real->group ? c->group : 0, .expert_parallel = c->expert_parallel && !real->expert_parallel };
     out->params = after.params;
     o->param_percent = percent(after.params, before.params);
     o->byte_percent = percent(after.bytes, before.bytes);
@@ -214,13 +214,13 @@ static void gather_all(const fqi_case *c, const fqi_ask *ask, const fqi_broken_l
 {
     const fqi_engine *en = fqi_engine_at(c->engine);
     const fqi_shape *s = c->shape;
-    bool ep = en->expert_parallel && c->tp > 1 && s->experts > 0 && s->experts % c->tp == 0 && broken_axis(broken, FQI_AX_MOE_FF);
+    bool ep = en->expert_parallel && !c->expert_parallel && c->tp > 1 && s->experts > 0 && s->experts % c->tp == 0 && broken_axis(broken, FQI_AX_MOE_FF);
     /* channels that are stored in another order than their groups have no neighbours to share a smaller group with */
     bool ordered = c->own && s->m->quant_desc_act;
     bool regroup = fqi_format_at(c->format)->info.group_size == -1 && c->group > 32 && broken->n > 0 && !ordered;
     for (int with_ep = 0; with_ep <= (ep ? 1 : 0); with_ep++) {
         fqi_case a = *c;
-        a.expert_parallel = with_ep;
+        a.expert_parallel = c->expert_parallel || with_ep;
         uint64_t fewest = add_alternative(c, &a, ask, UINT64_MAX, g);
         for (int group = 64; regroup && group >= 32; group /= 2) {
             if (group >= c->group || c->group % group != 0) continue;

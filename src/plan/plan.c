@@ -123,7 +123,8 @@ static void case_init(const fq_plan *p, const fq_plan_request *r, size_t engine,
 {
     const fqi_format *f = fqi_format_at(format);
     const fq_model *m = &p->model;
-    *c = (fqi_case){ .shape = &p->shape, .engine = engine, .format = format, .tp = tp, .own = is_own(m, f->info.id) };
+    *c = (fqi_case){ .shape = &p->shape, .engine = engine, .format = format, .tp = tp, .own = is_own(m, f->info.id),
+                    .expert_parallel = r->expert_parallel && tp > 1 && fqi_engine_at(engine)->expert_parallel };
     c->bits = c->own && m->quant_bits > 0 && f->info.group_size == -1 ? m->quant_bits : (int)f->info.bits_per_weight;
     c->group = f->info.group_size;
     if (f->block && c->own && m->quant_group_size > 0) c->group = m->quant_group_size;

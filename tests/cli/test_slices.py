@@ -105,15 +105,15 @@ class Checks:
         folder = os.path.join(self.folder, str(self.n))
         return folder, random_quantized.make(folder, self.rng, form, kind, **lengths)
 
-    def run(self, what, folder, tp, engine, status, rules, fmt=None, fields=None):
-        """rules: kind and rule of every fault, tile rules left out (they are the plan's). fields: of the fault with the first of them."""
-        done = subprocess.run([BINARY, 'verify', folder, '--tp', str(tp), '--engine', engine, '--json', '--quiet'] + (['--format', fmt] if fmt else []), capture_output=True, text=True, timeout=60, check=False)
+    def run(self, what, folder, tp, engine, status, rules, fmt=None, fields=None, more=()):
+        """rules: kind and rule of every fault. fields: of faults with the first of them, by module."""
+        done = subprocess.run([BINARY, 'verify', folder, '--tp', str(tp), '--engine', engine, '--json', '--quiet'] + (['--format', fmt] if fmt else []) + list(more), capture_output=True, text=True, timeout=60, check=False)
         try:
             out = json.loads(done.stdout)
         except ValueError:
             self.fail(what, f'no JSON: {done.stdout!r} {done.stderr!r}')
             return
-        faults = [f for f in out['faults'] if not f['rule'].startswith('tile-')]
+        faults = out['faults']
         found = sorted({(f['kind'], f['rule']) for f in faults})
         if done.returncode != status or found != sorted(rules):
             self.fail(what, f'found {done.returncode} {found}, expected {status} {sorted(rules)}: {done.stderr}')
@@ -152,12 +152,16 @@ def same_orders(folder):
 
 
 def split_group(c):
-    """Row 11: a group that two ranks share."""
-    folder, _ = c.make('gptq', **SMALL)
-    down = Layer(load(folder), 'model.layers.0.mlp.down_proj', 'gptq')
-    want = differences(down, 32, 2, lambda rank, k: rank + k // 32 if k < 32 else None)
-    c.run('split group, sglang', folder, 2, 'sglang', 1, [('differs', 'group-split')], fields={'model.layers.0.mlp.down_proj': want})
-    c.run('split group, vllm', folder, 2, 'vllm', 3, [('refused', 'group-split')])
+    """Row 11: a group that two ranks share, of o_proj and of down_proj. Lengths that SGLang's kernels have tiles for."""
+    for lengths, name in ((dict(heads=6, width=512), 'self_attn.o_proj'), (dict(heads=4, width=384), 'mlp.down_proj')):
+        folder, _ = c.make('gptq', 'llama', group=128, hidden=256, head_dim=64, vocab=64, **lengths)
+        name = 'model.layers.0.' + name
+        layer = Layer(load(folder), name, 'gptq')
+        want = differences(layer, 128, 2, lambda rank, k: rank)   # one row of scales for a group and a half
+        c.run(f'split group of {name}, sglang', folder, 2, 'sglang', 1, [('differs', 'group-split')], fields={name: want})
+        c.run(f'split group of {name}, vllm', folder, 2, 'vllm', 3, [('refused', 'group-split')], fields={name: {'rank': 0, 'column': 128}})
+    folder, _ = c.make('gptq', **SMALL)   # no tile for 48 channels of a rank, whatever the groups
+    c.run('no tile, sglang', folder, 2, 'sglang', 3, [('refused', 'tile-k'), ('refused', 'tile-n')])
 
 
 def orders(c):
@@ -209,15 +213,53 @@ def derived(c):
         c.run(f'derived group of {group}, repaired', folder, 2, 'vllm', 0, [])
 
 
-def other_methods(c):
-    """Rows 32 and 23: numbers alone."""
-    folder, config = c.make('gptq', **WHOLE)
-    config['quantization_config'] = {'quant_method': 'w4afp8', 'group_size': 64}
-    save(folder, load(folder), config)
-    c.run('w4afp8 in groups of 64', folder, 2, 'sglang', 1, [('kernel', 'group-fixed')])
-    config.update(intermediate_size=1856, num_attention_heads=8, num_key_value_heads=8, quantization_config={'quant_method': 'modelopt_fp4', 'group_size': 16})
-    save(folder, load(folder), config)
-    c.run('nvfp4, 232 channels a rank', folder, 8, 'vllm', 3, [('refused', 'group-split')])
+def nvfp4(c):
+    """Row 23: 232 channels a rank are 14 groups and a half. Engines refuse it, so that nothing is computed; fitq reads no E2M1 numbers either: what is said is
+    the rule, the tensor, and the group that ranks 0 and 1 share."""
+    folder, _ = c.make('nvfp4', group=16, hidden=128, head_dim=16, heads=8, kv=8, width=1856, vocab=64)
+    name = 'model.layers.0.mlp.down_proj'
+    c.run('nvfp4, 232 channels a rank', folder, 8, 'vllm', 3, [('refused', 'group-split')], fields={name: {'rank': 0, 'column': 224}})
+
+
+def fixed(c):
+    """Row 32: W4AFP8 in groups of 64, in a kernel that has 128 built in; as compressed-tensors, whose numbers are read, and as DeepSeek-R1-W4AFP8, of which
+    config.json says it all."""
+    lengths = {'hidden': 256, 'head_dim': 64, 'width': 256, 'vocab': 64, 'kv': 2, 'heads': 4}
+    folder, _ = c.make('ct w4afp8', 'qwen3_moe', group=64, **lengths)
+    tensors, want = load(folder), {}
+    for x, tp in (('gate', 1), ('down', 2)):
+        name = f'model.layers.0.mlp.experts.0.{x}_proj'
+        want[name] = differences(Layer(tensors, name, 'ct'), 64, tp, lambda rank, k: rank * 2 + k // 128)
+    c.run('w4afp8 in groups of 64', folder, 2, 'sglang', 1, [('differs', 'group-fixed')], fields=want)
+    folder, _ = c.make('ct w4afp8', 'qwen3_moe', group=128, **lengths)
+    c.run('w4afp8 in groups of 128', folder, 2, 'sglang', 0, [])
+    folder, _ = c.make('w4afp8', 'qwen3_moe', group=64, **lengths)
+    c.run('w4afp8, its own method', folder, 2, 'sglang', 1, [('kernel', 'group-fixed')], fields={'model.layers.0.mlp.experts.0.down_proj': {'rank': 0}})
+
+
+def whole_experts(c):
+    """--expert-parallel: no rule on the width of experts, one on their number; a fault of an expert is its owner's."""
+    lengths = dict(WHOLE, group=128, hidden=256, head_dim=64, width=128, heads=4, kv=2)   # 64 of 128 channels: half a group
+    folder, config = c.make('ct', 'qwen3_moe', **lengths)
+    c.run('experts cut', folder, 2, 'vllm', 3, [('refused', 'moe-group')])
+    c.run('experts whole, 3 on 2 GPUs', folder, 2, 'vllm', 0, [], more=['--expert-parallel'])
+    c.run('experts whole, 3 on 2 GPUs, sglang', folder, 2, 'sglang', 3, [('refused', 'experts-split')], more=['--expert-parallel'])
+    folder, config = c.make('ct w4afp8', 'qwen3_moe', **dict(lengths, group=64))
+    tensors = load(folder)
+    for part in ('weight_packed', 'weight_scale', 'weight_shape'):   # a fourth one; of the first two those of down_proj are right, all scales being 1
+        for x in ('gate', 'up', 'down'):
+            tensors[f'model.layers.0.mlp.experts.3.{x}_proj.{part}'] = tensors[f'model.layers.0.mlp.experts.2.{x}_proj.{part}']
+    for name in list(tensors):
+        if '.experts.' in name and name.endswith('.weight_scale') and not ('.2.' in name and 'down' in name):
+            dtype, shape, data = tensors[name]
+            tensors[name] = dtype, shape, (struct.pack('<e', 1) if dtype == 'F16' else b'\x80\x3f') * (len(data) // 2)
+    gate = tensors['model.layers.0.mlp.gate.weight']
+    tensors['model.layers.0.mlp.gate.weight'] = gate[0], (4, gate[1][1]), gate[2] + gate[2][:len(gate[2]) // 3]
+    config['num_experts'] = 4
+    save(folder, tensors, config)
+    name = 'model.layers.0.mlp.experts.2.down_proj'
+    want = dict(differences(Layer(tensors, name, 'ct'), 64, 1, lambda _, k: k // 128), rank=1)
+    c.run('the third of 4 experts is wrong', folder, 2, 'sglang', 1, [('differs', 'group-fixed')], fields={name: want}, more=['--expert-parallel'])
 
 
 def heads(c):
@@ -234,7 +276,7 @@ def heads(c):
             del config['quantization_config']
             tensors[name] = dtype, shape, data[:len(data) * 4 // 6] + bytes(len(data) - len(data) * 4 // 6)
         save(folder, tensors, config)
-        c.run(f'heads behind {form}', folder, 2, 'vllm', 1, [('differs', 'head-map')])
+        c.run(f'heads behind {form}', folder, 2, 'vllm', 1, [('differs', 'head-map')], fields={'model.layers.0.self_attn.q_proj': {'rank': 0, 'row': 2 * 32}})
 
 
 def padded(c):
@@ -248,7 +290,7 @@ def padded(c):
 def main():
     with tempfile.TemporaryDirectory(prefix='fitq-slices.') as folder:
         c = Checks(folder)
-        for part in (sound, split_group, orders, zeros, derived, other_methods, heads, padded):
+        for part in (sound, split_group, orders, zeros, derived, nvfp4, fixed, whole_experts, heads, padded):
             part(c)
     if c.failed:
         sys.exit(f'{c.failed} checks failed')

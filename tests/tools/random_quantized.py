@@ -29,6 +29,9 @@ FORMS = {
     'ct fp8 channel': ('ct_fp8', 8, 'channel'), 'ct fp8 tensor': ('ct_fp8', 8, 'tensor'),
 }
 
+# What fitq does not read, and what it reads and engines run in another kernel: by name alone. Experts only, where that is said.
+OTHERS = {'nvfp4': ('nvfp4', 4), 'w4afp8': ('w4afp8', 4, 'experts'), 'ct w4afp8': ('ct', 4, 'inputs', 'experts')}
+
 
 def pack(rows, bits):
     """Rows of fields as rows of words: a little-endian stream without gaps, cut to whole words."""
@@ -94,8 +97,22 @@ def float_parts(rng, form, group, scale, rows, cols):
     return {'weight': ('F8_E4M3', (rows, cols), codes), 'weight_scale_inv' if form[:1] + (kind,) == ('fp8', 'block') else 'weight_scale': numbers(rng, shape, scale)}
 
 
+def other_parts(rng, form, group, scale, rows, cols):
+    """NVFP4 as ModelOpt writes it: two E2M1 numbers a byte, an E4M3 scale for each 16, one number for the tensor. W4AFP8: two signed integers a byte."""
+    one = 'F32', (), struct.pack('<f', 0.5)
+    if form[0] == 'nvfp4':
+        n_group = -(-cols // group)
+        return {'weight': ('U8', (rows, cols // 2), rng.randbytes(rows * cols // 2)), 'weight_scale': ('F8_E4M3', (rows, n_group), bytes(rng.randrange(1, 126) for _ in range(rows * n_group))),
+                'weight_scale_2': one, 'input_scale': one}
+    return {'weight': ('I8', (rows, cols // 2), rng.randbytes(rows * cols // 2)), 'weight_scale_inv': numbers(rng, (rows, cols // group), 'F32'), 'input_scale': one}
+
+
 def settings(form, group):
     method, bits, *special = form
+    if method == 'nvfp4':
+        return {'quant_method': 'modelopt', 'quant_algo': 'NVFP4', 'group_size': group, 'ignore': ['lm_head']}
+    if method == 'w4afp8':
+        return {'quant_method': 'w4afp8', 'linear_activation_scheme': 'dynamic', 'moe_activation_scheme': 'static', 'group_size': group}
     if method == 'gptq':
         return {'quant_method': 'gptq', 'bits': bits, 'group_size': -1 if 'one' in special else group, 'sym': 'asym' not in special, 'desc_act': 'order' in special,
                 'checkpoint_format': 'gptq_v2' if 'v2' in special else 'gptq'}
@@ -108,8 +125,9 @@ def settings(form, group):
         weights['group_size'] = group
     if method == 'ct_fp8':
         weights = {'num_bits': 8, 'type': 'float', 'symmetric': True, 'strategy': special[0], **({'block_structure': [group, group]} if special[0] == 'block' else {})}
+    inputs = {'num_bits': 8, 'type': 'float', 'dynamic': True, 'strategy': 'token', 'symmetric': True} if 'inputs' in special else None
     return {'quant_method': 'compressed-tensors', 'format': 'float-quantized' if method == 'ct_fp8' else 'pack-quantized', 'ignore': ['lm_head'],
-            'config_groups': {'group_0': {'targets': ['Linear'], 'weights': weights, 'input_activations': None}}}
+            'config_groups': {'group_0': {'targets': ['Linear'], 'weights': weights, 'input_activations': inputs}}}
 
 
 def shapes(c):
@@ -151,15 +169,18 @@ def configuration(rng, kind, hidden, head_dim, width, heads, kv, vocab):
 def make(folder, rng, form, kind, group=16, hidden=32, head_dim=8, width=48, heads=4, kv=2, vocab=40, plain=(), head=False, whole=False, ordered=('',)):
     """plain: modules that stay as they are, by a part of their names. head: lm_head is quantized too, and untied. whole: shuffled channels make whole
     groups. ordered: modules that are shuffled, in the forms that are, by a part of their names; others have their channels in order."""
-    form = FORMS[form] + (('whole',) if whole and 'order' in FORMS[form] else ())
+    form = (FORMS | OTHERS)[form]
+    form += ('whole',) if whole and 'order' in form else ()
     c = configuration(rng, kind, hidden, head_dim, width, heads, kv, vocab)
     c['tie_word_embeddings'] = c['tie_word_embeddings'] and not head
     dense, scale = rng.choice(('F16', 'BF16', 'F32')), 'F32' if 'fp8' in form[0] else rng.choice(('F16', 'BF16', 'F16'))
     tensors = {}
     for name, shape in shapes(c).items():
         module, last = name.rpartition('.')[0], name.rpartition('.')[2]
-        if last == 'weight' and (module.rpartition('.')[2] in MODULES or (head and module == 'lm_head')) and not any(p in name for p in plain):
-            parts = (float_parts if 'fp8' in form[0] else integer_parts)(rng, form + (('kept',) if 'order' in form and not any(p in name for p in ordered) else ()), group, scale, *shape)
+        if 'experts' in form and '.experts.' not in name:
+            tensors[name] = numbers(rng, shape, dense)
+        elif last == 'weight' and (module.rpartition('.')[2] in MODULES or (head and module == 'lm_head')) and not any(p in name for p in plain):
+            parts = (other_parts if form in OTHERS.values() and form[0] != 'ct' else float_parts if 'fp8' in form[0] else integer_parts)(rng, form + (('kept',) if 'order' in form and not any(p in name for p in ordered) else ()), group, scale, *shape)
             tensors.update({f'{module}.{part}': t for part, t in parts.items()})
         else:
             tensors[name] = numbers(rng, shape, dense)

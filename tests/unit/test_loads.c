@@ -24,6 +24,11 @@ static void test_rows(void **state)
         { "order, out of range", { .group = FQI_LOAD_ORDER, .whole = true }, { 4, 2, 2 }, order, 2, -1 },
         { "order, negative", { .group = FQI_LOAD_ORDER, .whole = true }, { 4, 2, 2 }, order, 3, -1 },
         { "derived 64 of 128", { .group = FQI_LOAD_DERIVED, .whole = true }, { 512, 128, 2 }, NULL, 256 + 65, 1 },
+        { "one row for a group and a half", { .group = FQI_LOAD_DERIVED }, { 384, 128, 2 }, NULL, 192 + 130, 1 },
+        { "three rows that do not divide 448", { .group = FQI_LOAD_DERIVED }, { 896, 128, 2 }, NULL, 384, -1 },
+        { "128 built in, groups of 64", { .group = FQI_LOAD_FIXED, .fixed = 128 }, { 512, 64, 2 }, NULL, 256 + 130, 5 },
+        { "128 built in, not cut", { .group = FQI_LOAD_FIXED, .fixed = 128 }, { 512, 64, 1 }, NULL, 300, 2 },
+        { "128 built in, groups of 128", { .group = FQI_LOAD_FIXED, .fixed = 128 }, { 512, 128, 2 }, NULL, 300, 2 },
         { "a group larger than a slice", { .group = FQI_LOAD_SIZE }, { 256, 128, 4 }, NULL, 0, -1 },
     };
     for (size_t i = 0; i < sizeof c / sizeof c[0]; i++) {
@@ -55,15 +60,18 @@ static void test_complete(void **state)
         for (size_t i = 0; i < sizeof f / sizeof f[0]; i++)
             for (unsigned order = 1; order <= 4; order <<= 1)
                 for (unsigned linear = 1; linear < FQI_L_ALL; linear <<= 1) {
-                    const fqi_load *l = fqi_load_find(engine, f[i].format, linear, order);
+                    const fqi_load *l = fqi_load_find(engine, f[i].format, linear, order, false);
                     if (!(f[i].orders & order)) continue;
                     assert_non_null(l);
                     assert_non_null(l->name);
                     assert_non_null(l->says);
                     assert_non_null(l->source);
                 }
-    assert_null(fqi_load_find(FQI_E_LMDEPLOY, FQI_F_GPTQ, FQI_L_Q, FQI_ORDER_NONE));
-    assert_null(fqi_load_find(FQI_E_VLLM, FQI_F_FP8, FQI_L_Q, FQI_ORDER_NONE));
+    assert_null(fqi_load_find(FQI_E_LMDEPLOY, FQI_F_GPTQ, FQI_L_Q, FQI_ORDER_NONE, false));
+    assert_null(fqi_load_find(FQI_E_VLLM, FQI_F_FP8, FQI_L_Q, FQI_ORDER_NONE, false));
+    assert_string_equal(fqi_load_find(FQI_E_SGLANG, FQI_F_CT_INT4, FQI_L_EXPERT_DOWN, FQI_ORDER_NONE, true)->name, "group-fixed");
+    assert_string_equal(fqi_load_find(FQI_E_SGLANG, FQI_F_CT_INT4, FQI_L_O, FQI_ORDER_NONE, true)->name, "order-ignored");
+    assert_string_equal(fqi_load_find(FQI_E_VLLM, FQI_F_CT_INT4, FQI_L_EXPERT_DOWN, FQI_ORDER_NONE, true)->name, "order-ignored");
     assert_non_null(fqi_load_fixed_find(FQI_E_SGLANG, "w4afp8"));
     assert_null(fqi_load_fixed_find(FQI_E_VLLM, "w4afp8"));
 }

@@ -427,7 +427,7 @@ static void test_ct_settings(void **state)
         { "\"format\": \"pack-quantized\",", "", "format: found nothing, expected pack-quantized" },
         { "\"int\"", "\"float\"", "type: found float, expected int" },
         { "\"group\", \"group_size\"", "\"tensor_group\", \"group_size\"", "strategy: found tensor_group, expected group or channel" },
-        { "\"input_activations\": null", "\"input_activations\": { \"num_bits\": 8 }", "input_activations: found settings, expected null: weights only" },
+        { "\"input_activations\": null", "\"input_activations\": { \"num_bits\": 8 }", "input_activations: found settings, expected null (weights only), or FP8 that is scaled at run time" },
         { "\"num_bits\": 4", "\"num_bits\": 5", "found 5 bits, expected 2, 3, 4 or 8" },
         { "\"compressed-tensors\"", "\"bitsandbytes\"", "found weights quantized with \"bitsandbytes\", expected gptq, awq (gemm), fp8, compressed-tensors (pack-quantized, float-quantized), or no quantization" },
     };
