@@ -47,22 +47,29 @@ static bool read_small(const char *path, char *buf, size_t cap)
     return true;
 }
 
-/* Field 22 of /proc/PID/stat; field 2, the command, is in parentheses and may hold anything. */
-static unsigned long long start_time(long pid)
+/* Field 22 of /proc/PID/stat; field 2, the command, is in parentheses and may hold anything. *ended: it has, and nobody asked how: field 3 says so,
+ * and field 20 that no other thread of it goes on. mpirun leaves such ranks while it waits for a machine that is gone. */
+static unsigned long long start_time(long pid, bool *ended)
 {
     char path[48], text[1024];
-    unsigned long long t = 0;
+    unsigned long long field[23] = { 0 };
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    *ended = false;
     if (!read_small(path, text, sizeof text)) return 0;
     char *p = strrchr(text, ')');
-    for (int field = 2; p != NULL && field < 22; field++) p = strchr(p + 1, ' ');
-    if (p != NULL) t = strtoull(p, NULL, 10);
-    return t;
+    const char state = p != NULL && p[1] == ' ' ? p[2] : '\0';
+    for (int i = 3; p != NULL && i <= 22; i++) {
+        p = strchr(p + 1, ' ');
+        if (p != NULL) field[i] = strtoull(p, NULL, 10);
+    }
+    *ended = (state == 'Z' || state == 'X') && field[20] <= 1;
+    return field[22];
 }
 
 static void self(holder *h)
 {
-    *h = (holder){ .pid = (long)getpid(), .start = start_time((long)getpid()) };
+    bool ended;
+    *h = (holder){ .pid = (long)getpid(), .start = start_time((long)getpid(), &ended) };
     if (gethostname(h->host, sizeof h->host) != 0 || h->host[0] == '\0') snprintf(h->host, sizeof h->host, "-");
     h->host[sizeof h->host - 1] = '\0';
 }
@@ -85,7 +92,9 @@ static bool is_alive(const holder *h)
     self(&me);
     if (strcmp(me.host, h->host) != 0) return true;
     if (kill((pid_t)h->pid, 0) != 0 && errno == ESRCH) return false;
-    unsigned long long now = start_time(h->pid);
+    bool ended;
+    unsigned long long now = start_time(h->pid, &ended);
+    if (ended) return false;
     return now == 0 || h->start == 0 || now == h->start;
 }
 
@@ -146,12 +155,14 @@ static int take_over(const char *path)
 
 static fq_status held(const char *path, fq_err *e)
 {
-    holder h;
+    holder h, me;
     char host[FQI_NAME_MAX + 1];
     if (!read_holder(path, &h))
         return fqi_fail(e, FQ_E_IO, FQI_FILE(path), "lock", "found a lock that names no process; remove it if none is running");
-    return fqi_fail(e, FQ_E_IO, FQI_FILE(path), "lock", "found it held by process %ld on %s, expected no other run", h.pid,
-                    fqi_escape(host, h.host));
+    self(&me);
+    /* A job that goes on elsewhere meets the lock of its dead self here, and nothing else would tell what to do. */
+    return fqi_fail(e, FQ_E_IO, FQI_FILE(path), "lock", "found it held by process %ld on %s, expected no other run%s", h.pid,
+                    fqi_escape(host, h.host), strcmp(me.host, h.host) != 0 ? "; another machine cannot be asked: remove the lock if that process is gone" : "");
 }
 
 /* Removes the private names of lock holders that were killed in between: LOCK.PID of a process that is gone. Best effort. */

@@ -425,12 +425,14 @@ static fq_status run_all(quant_run *r, uint64_t *resumed_bytes, fq_err *e)
     fqi_comm_phase(r->comm, "check of the weights");
     if (r->next < r->first_tensor[0] + 1) FQI_TRY(check_weights(r, e));
     end_stage(r->q, "check of the weights", &since);
+    fqi_comm_phase(r->comm, "embeddings");
     if (r->writes && r->next < r->first_tensor[0]) FQI_TRY(fqi_stream_write(r->stream, r->first_tensor[0], e));
     end_stage(r->q, "embeddings", &since);
     FQI_TRY(do_layers(r, e));
     end_layers(r->q, &since);
     fqi_comm_phase(r->comm, "output head");
     if (r->q->o->lm_head && !r->head_done) FQI_TRY(do_head(r, e));
+    fqi_comm_phase(r->comm, "output");
     if (!r->writes) return FQ_OK;
     FQI_TRY(fqi_stream_write(r->stream, r->q->table.n_tensor, e));
     end_stage(r->q, "output head and rest", &since);

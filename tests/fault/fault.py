@@ -149,11 +149,12 @@ class Lab:
 
     def quantizers(self):
         """A dense layer and one of experts, of which some get few tokens: every way in which codes are made."""
-        model, ids = os.path.join(self.work, "experts"), os.path.join(self.work, "calibration-ids")
+        model, ids, many = (os.path.join(self.work, n) for n in ("experts", "calibration-ids", "calibration-ids-of-ranks"))
         experts_model.make(model, 2, 1)
         shutil.copytree(os.path.join(self.src, "more"), os.path.join(model, "more"))
-        with open(ids, "w") as f:
-            f.write(" ".join(str(i * i * 37 % 256) for i in range(400)))
+        for path, n in ((ids, 400), (many, 5000)):
+            with open(path, "w") as f:
+                f.write(" ".join(str(i * i * 37 % 256) for i in range(n)))
         common = ["--group-size", "32", "--threads", "1", "--quiet"]
         calib = common + ["--ids", ids, "--samples", "4", "--seqlen", "32"]
         return {
@@ -161,6 +162,8 @@ class Lab:
             "head": Variant("quantize", model, calib + ["--lm-head", "--format", "compressed-tensors", "--shard-size", "100KB", "--overwrite"], True),
             "rtn": Variant("quantize", model, common + ["--method", "rtn", "--set", "moe_intermediate_size=128"]),
             "self": Variant("quantize", model, common + ["--samples", "2", "--seqlen", "8"]),
+            # two batches: each rank has one
+            "shared": Variant("quantize", model, common + ["--ids", many, "--samples", "36", "--seqlen", "128", "--ranks", "2"]),
         }
 
     def folder(self):
@@ -725,6 +728,26 @@ def without_flock(lab, variant):
         shutil.rmtree(d, ignore_errors=True)
 
 
+def not_reaped(lab, variant):
+    """A holder that was killed, and whose parent has not asked how it ended (mpirun that waits for another machine): its lock is that of a dead one."""
+    d = lab.folder()
+    target = os.path.join(d, "out")
+    env = dict(os.environ, LC_ALL="C", LD_PRELOAD=lab.shim, FAULT_CLASS="modify", FAULT_NTH=str(lab.count[variant]["modify"] // 2), FAULT_MODE="kill",
+               ASAN_OPTIONS="verify_asan_link_order=0")
+    dead = subprocess.Popen([lab.fitq] + lab.args_of(variant, target), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        need(os.path.exists(target + LOCK), "no lock was left")
+        r = lab.run(lab.args_of(variant, target, resume=True))
+        check_sane(r)
+        need(r.code == 0, "expected 0, " + brief(r))
+        need(snapshot(target) == lab.ref[variant], compare(snapshot(target), lab.ref[variant]))
+    finally:
+        dead.wait()
+        forget_openmp(dead.pid)
+        shutil.rmtree(d, ignore_errors=True)
+
+
 def plan_surroundings(lab, rng, full):
     null = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
 
@@ -744,6 +767,7 @@ def plan_surroundings(lab, rng, full):
             os.close(r)
             yield group, f"{name} is a broken pipe", (surroundings, (lab, v, [0, IO]), dict(null, **{name: w}))
         yield group, "no flock", (without_flock, (lab, v), {})
+        yield group, "not reaped", (not_reaped, (lab, v), {})
         yield group, "TMPDIR is missing", (surroundings, (lab, v, [0]), dict(null, env=dict(os.environ, TMPDIR="/nonexistent")))
         for mask in (0o022, 0o027, 0o077, 0o002):
             yield group, f"umask {mask:o}", (surroundings, (lab, v, [0]), dict(null, mask=mask, preexec_fn=lambda m=mask: os.umask(m) and None))

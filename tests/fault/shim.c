@@ -21,8 +21,8 @@
  *                         was never fsynced, i.e. what a success message promised and a power cut would take back
  *
  * Not covered: calls that libc makes inside itself (stdio, opendir) and io_uring, and calls from the libraries of
- * foreign[]: an OpenMP runtime, OpenBLAS and the Fortran library end the process, or crash, where they get no memory, and
- * nobody outside them can change that. They are neither counted nor broken. Output on descriptors 0 to 2 is never
+ * foreign[]: an OpenMP runtime, OpenBLAS, the Fortran library and Open MPI end the process, or crash, where they get no memory,
+ * and nobody outside them can change that. They are neither counted nor broken. Output on descriptors 0 to 2 is never
  * touched. Works in front of a program built with gcc's AddressSanitizer (ASAN_OPTIONS=verify_asan_link_order=0): all
  * calls go on to the next definition, which is then the sanitizer's. */
 #define _GNU_SOURCE 1
@@ -299,7 +299,8 @@ static void run_command(void)
 
 enum verdict { GO_ON, FAIL, SHORT };
 
-static const char *const foreign[] = { "libgomp", "libomp", "libopenblas", "libgfortran", "libquadmath", NULL };
+static const char *const foreign[] = { "libgomp", "libomp", "libopenblas", "libgfortran", "libquadmath",
+    "libmpi", "libopen-", "libpmix", "libevent", "libhwloc", "libnuma", "libudev", "libltdl", "libpciaccess", "libfabric", "libpsm", "libuc", "libibverbs", "librdmacm", "mca_", NULL };
 static const char *const between[] = { "libc.", "libm.", "libpthread.", "ld-linux", NULL };   /* they call for somebody */
 
 /* Does code at this address belong to a library whose file name begins like one of these? */
