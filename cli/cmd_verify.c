@@ -371,7 +371,9 @@ static const arg_option options[] = {
     ARG_OPT_WINDOW("512; 256 without text or ids"),
     ARG_OPT_CHUNKS("all; 2 without text or ids"),
     ARG_OPT_SERVED, ARG_OPT_SCRATCH,
-    ARG_OPT_JSON, ARG_OPT_THREADS, ARG_OPT_RANKS, ARG_OPT_EXPERT_PARALLEL, ARG_OPT_HEARTBEAT,
+    ARG_OPT_JSON, ARG_OPT_THREADS, ARG_OPT_RANKS,
+    { "expert-parallel", 0, ARG_FLAG, NULL, ARG_OFFSET(expert_parallel), "ranks (with --tp: GPUs) hold whole experts, not a slice of each", NULL, 0, 0, ARG_ANY },
+    ARG_OPT_HEARTBEAT,
     { "memory", 0, ARG_SIZE, "SIZE", ARG_OFFSET(memory), "bound for the whole process (default: three quarters of what is free); with --weights, for I/O buffers (default: 128MiB)",
       NULL, 0, 0, ARG_ANY },
     ARG_OPT_IO, ARG_OPT_QUIET, ARG_OPT_HELP,
@@ -388,7 +390,8 @@ const arg_command cmd_verify = {
             "does to A alone. "
             "With --tp one checkpoint is looked at as engines would load it on N GPUs: codes, scales, zero points and g_idx of every slice as each engine "
             "cuts them, and query heads with their KV heads. What an engine would refuse is named with its rule; what it would load and compute wrongly, "
-            "without a word, with rank, tensor, the first element that differs, and how much.",
+            "without a word, with rank, tensor, the first element that differs, and how much of the layer's output is wrong. Then every weight that is cut, of any type, "
+            "is read slice by slice, each times a random input, and held against the product of the whole.",
     .examples = "  fitq verify Qwen2-72B Qwen2-72B-tp8\n"
                 "  fitq verify Qwen2-72B Qwen2-72B-tp8 --text corpus.txt --chunks 4 --served-dtype bf16\n"
                 "  fitq verify --weights Qwen2-72B Qwen2-72B-tp8\n"

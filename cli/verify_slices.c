@@ -36,6 +36,7 @@ static void fault_json(const fq_slice_fault *f, json_t *list)
         out_put_u64(o, "elements", f->n_element);
         out_put_real(o, "max_abs", f->max_abs);
         out_put_real(o, "relative", f->relative);
+        out_put_real(o, "product_relative", f->product);
     }
     out_append(list, o);
 }
@@ -76,6 +77,11 @@ static int slices_json(const fq_slices_report *r, const arg_values *a, json_t *f
     out_put_u64(o, "layers", r->n_module);
     out_put_u64(o, "slices", r->n_slice);
     out_put_u64(o, "weights_not_quantized", r->n_dense);
+    out_put_u64(o, "products", r->n_product);
+    out_put_u64(o, "product_slices", r->n_product_slice);
+    out_put_u64(o, "products_left_out", r->n_product_left_out);
+    out_put_u64(o, "product_bytes", r->product_bytes);
+    out_put_real(o, "product_error", r->product_error);
     out_put(o, "faults", fault);
     out_put_real(o, "seconds", r->seconds);
     return out_json(o);
@@ -92,6 +98,9 @@ static void slices_text(const fq_slices_report *r, const arg_values *a)
     if (r->n_module > 0) printf("of %s quantized layers ", out_grouped(r->n_module).s);
     if (r->n_dense > 0) printf("%sof %s weights that are cut by ranges ", r->n_module > 0 ? "and " : "", out_grouped(r->n_dense).s);
     puts("is that part of the whole");
+    if (r->n_product > 0)
+        printf("      %s weights times a random input are what their %s slices make of it, %s %.0e of the size\n", out_grouped(r->n_product).s, out_grouped(r->n_product_slice).s, r->product_error > 0 ? "to" : "to less than", r->product_error > 0 ? r->product_error : 1e-16);
+    if (r->n_product_left_out > 0) printf("      %s weights could not be multiplied\n", out_grouped(r->n_product_left_out).s);
 }
 
 int verify_slices(const arg_values *a)

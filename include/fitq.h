@@ -812,6 +812,7 @@ typedef struct fq_slice_fault {
     bool beyond;                    /* the rank has no scale there: the kernel reads behind its end, and nothing says what it finds */
     uint64_t n_wrong, n_element;    /* of the tensor; 0 = not counted */
     double max_abs, relative;       /* largest difference; |engine - whole| / |whole|, both over the tensor */
+    double product;                 /* |sum of W_r x_r - W x| / |W x| for a pseudo-random x: what the layer's output is off by */
 } fq_slice_fault;
 
 /* Zero-initialise. */
@@ -830,13 +831,20 @@ typedef struct fq_slices_report {
     size_t n_module, n_slice;     /* quantized layers whose parts were followed; slices of them, over all cases */
     size_t n_dense;               /* weights that are not quantized by integers: their slices are ranges */
     size_t n_refused, n_differs;  /* cases; KERNEL counts as differs */
+    /* Weights that are cut, whatever their type, each slice read alone and multiplied by a pseudo-random input, against the product of the whole. Not done
+     * where every case is refused, or the model does not divide. */
+    size_t n_product, n_product_slice;
+    size_t n_product_left_out;    /* of types that are not read, or cut inside of 32 integer codes, or with zero points that readers disagree about */
+    uint64_t product_bytes;       /* read for it */
+    double product_error;         /* largest |parts - whole| / |whole| of one weight: roundings */
     double seconds;
 } fq_slices_report;
 
 /* What engines load on each of tp GPUs, held against the whole checkpoint: codes, scales, zero points and g_idx as each engine cuts them (src/plan/loads.h), and
  * query heads against their KV heads. FQ_E_DIFFERS if some engine would compute with other numbers in silence; else FQ_E_INPUT, with the rule of the
- * first, if some engine refuses; the report is filled then too. FQ_E_USAGE for an engine whose loader is not modelled. Memory: the
- * scales and zero points of one layer, and a few MiB. */
+ * first, if some engine refuses; the report is filled then too. FQ_E_DIFFERS "slice-sum", with no report: slices by their ranges are not the whole.
+ * FQ_E_USAGE for an engine whose loader is not modelled. run: threads, progress. Memory: the scales and zero points of one layer; then 20 MiB for each
+ * thread. */
 fq_status fq_verify_slices(const fq_slices_options *o, const fq_run *run, fq_slices_report *report, fq_err *e);
 
 /* A model in memory that continues a sequence of tokens. One thread at a time. */

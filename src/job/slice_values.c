@@ -11,8 +11,10 @@
 
 #include "axis/map.h"
 #include "base/mem.h"
+#include "base/random.h"
 
 #define CHUNK ((size_t)1 << 20)
+#define SEED 20261123u
 #define BLOCK_BYTES ((int64_t)4 << 20)
 
 /* ---- reading ---- */
@@ -116,6 +118,7 @@ typedef struct parts {
     uint32_t *word; int64_t first, n; size_t width;
     /* Scales and zero points, as meant and as taken, of a line of codes: by inputs of one group for all output channels, else of one output channel
      * for all groups. */
+    double *x, *right, *wrong;    /* input; outputs of the whole, and what the engine's are off by */
     struct lane { float *scale; int *zero; int64_t group; } meant_lane, taken_lane;
 } parts;
 
@@ -128,6 +131,9 @@ static void parts_free(parts *p)
     free(p->meant);
     free(p->taken);
     free(p->word);
+    free(p->x);
+    free(p->right);
+    free(p->wrong);
     free(p->meant_lane.scale);
     free(p->meant_lane.zero);
     free(p->taken_lane.scale);
@@ -275,7 +281,7 @@ static void lane_of_row(const parts *p, struct lane *l, int64_t n, int middle)
     }
 }
 
-static void take(const parts *p, const fqi_slice_case *c, int64_t n, int64_t k, sums *s, fqi_slice_diff *d)
+static void take(parts *p, const fqi_slice_case *c, int64_t n, int64_t k, sums *s, fqi_slice_diff *d)
 {
     const bool inputs = by_inputs(p->q), beyond = p->taken[k] < 0;
     const int64_t m = inputs ? n : p->meant[k], t = inputs ? n : p->taken[k];
@@ -283,10 +289,12 @@ static void take(const parts *p, const fqi_slice_case *c, int64_t n, int64_t k, 
     const double whole = (double)p->meant_lane.scale[m] * (code - p->meant_lane.zero[m]);
     const double engine = beyond ? 0 : (double)p->taken_lane.scale[t] * (code - p->taken_lane.zero[t]);
     s->whole += whole * whole;
+    p->right[n] += whole * p->x[k];
     if (engine == whole && !beyond) return;
     const double off = fabs(engine - whole);
     const int rank = rank_of(c, n, k);
     s->diff += off * off;
+    p->wrong[n] += (engine - whole) * p->x[k];
     d->n_wrong++;
     if (!beyond && off > d->max_abs) d->max_abs = off;
     const bool first = !d->differs || rank < d->rank || (rank == d->rank && (n < d->row || (n == d->row && k < d->col)));
@@ -317,6 +325,28 @@ static void take_block(parts *p, const fqi_slice_case *c, int middle, sums *s, f
     }
 }
 
+static fq_status outputs_create(parts *p, fq_err *e)
+{
+    const fqi_quant_size *size = &p->q->size;
+    fqi_random r = fqi_random_seed(SEED);
+    p->x = fqi_calloc((size_t)size->cols, sizeof *p->x);
+    p->right = fqi_calloc((size_t)size->rows, sizeof *p->right);
+    p->wrong = fqi_calloc((size_t)size->rows, sizeof *p->wrong);
+    if (!p->x || !p->right || !p->wrong) return fqi_fail_nomem(e, "outputs of a layer");
+    for (int64_t k = 0; k < size->cols; k++) p->x[k] = 2 * fqi_random_unit(&r) - 1;
+    return FQ_OK;
+}
+
+static double product_error(const parts *p)
+{
+    double whole = 0, diff = 0;
+    for (int64_t n = 0; n < p->q->size.rows; n++) {
+        whole += p->right[n] * p->right[n];
+        diff += p->wrong[n] * p->wrong[n];
+    }
+    return whole > 0 ? sqrt(diff / whole) : 0;
+}
+
 static fq_status measure_all(fqi_slice_reader *r, parts *p, const fqi_slice_case *c, bool middle, fqi_slice_diff *d, fq_err *e)
 {
     const fqi_quant_size *size = &p->q->size;
@@ -326,11 +356,13 @@ static fq_status measure_all(fqi_slice_reader *r, parts *p, const fqi_slice_case
     d->n_element = (uint64_t)size->rows * (uint64_t)size->cols;
     FQI_TRY(lane_create(&p->meant_lane, n_lane, e));
     FQI_TRY(lane_create(&p->taken_lane, n_lane, e));
+    FQI_TRY(outputs_create(p, e));
     for (int64_t at = 0; at < length; at += step) {
         FQI_TRY(read_block(r, p, at, length - at < step ? length - at : step, e));
         take_block(p, c, middle ? 1 << (size->bits - 1) : 0, &s, d);
     }
     d->relative = s.whole > 0 ? sqrt(s.diff / s.whole) : 0;
+    d->product = product_error(p);
     return FQ_OK;
 }
 

@@ -40,6 +40,7 @@ typedef struct fqi_slice_diff {
     int rank;
     int64_t row, col, scale_row; /* -1: beyond what the rank has */
     double expected, found, max_abs, relative;
+    double product;              /* |sum over ranks of W_r x_r - W x| / |W x|, x pseudo-random; what a rank has no scale for counts as 0 */
     uint64_t n_wrong, n_element;
 } fqi_slice_diff;
 

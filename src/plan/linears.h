@@ -42,13 +42,13 @@ typedef struct fqi_case {
     bool as_llama;              /* judged as if the model were written as llama, which reads head_dim */
 } fqi_case;
 
-typedef enum fqi_cut { FQI_CUT_NONE, FQI_CUT_COLUMN, FQI_CUT_ROW } fqi_cut;
+typedef enum fqi_linear_cut { FQI_CUT_NONE, FQI_CUT_COLUMN, FQI_CUT_ROW } fqi_linear_cut;
 
 typedef struct fqi_linear {
     unsigned bit;               /* FQI_L_... */
     const char *tensor;
     fqi_axis k, n;              /* in_features, out_features */
-    fqi_cut cut;
+    fqi_linear_cut cut;
     bool merged;                /* engines fuse its output with others' */
 } fqi_linear;
 
