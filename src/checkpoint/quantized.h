@@ -2,7 +2,7 @@
  *
  *     gptq                v1 or v2 zeros, any g_idx; bits, group_size, sym, desc_act from quantization_config
  *     awq                 version gemm, 4 bits, with zero points
- *     compressed-tensors  pack-quantized; float-quantized (FP8) with a scale for each block, channel or tensor
+ *     compressed-tensors  pack-quantized, also of W4AFP8, whose activations engines round; float-quantized (FP8) with a scale for each block, channel or tensor
  *     fp8                 weight_scale_inv for each block; weight_scale for each tensor
  *
  * Everything that headers tell is checked against the model's axes when a module is found: shapes, dtypes, presence of every part. What

@@ -116,9 +116,9 @@ typedef struct parts {
     int64_t *meant, *taken;       /* row of scales of every input channel: by the checkpoint, by the engine (-1: none) */
     /* codes of a block */
     uint32_t *word; int64_t first, n; size_t width;
+    double *x, *right, *wrong;    /* input; outputs of the whole, and what the engine's are off by */
     /* Scales and zero points, as meant and as taken, of a line of codes: by inputs of one group for all output channels, else of one output channel
      * for all groups. */
-    double *x, *right, *wrong;    /* input; outputs of the whole, and what the engine's are off by */
     struct lane { float *scale; int *zero; int64_t group; } meant_lane, taken_lane;
 } parts;
 

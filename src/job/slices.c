@@ -219,7 +219,7 @@ static void name_group(const slices *v, const fq_plan_entry *entry, const fq_vio
 {
     const fqi_linear *l = linear_of(x->tensor);
     const int64_t cols = l && l->cut == FQI_CUT_ROW ? fqi_axis_length(&v->ckpt->info.model, l->k) : 0, each = cols / v->o->tp, group = entry->group_size;
-    if (strcmp(x->rule, "group-split") != 0 || each < 1 || cols % v->o->tp != 0 || group < 1 || each % group == 0) return;
+    if ((strcmp(x->rule, "group-split") != 0 && strcmp(x->rule, "moe-group") != 0) || each < 1 || cols % v->o->tp != 0 || group < 1 || each % group == 0) return;
     const int64_t first = each / group * group, last = first + group < cols ? first + group : cols;
     const size_t n = strlen(f->text);
     f->f.rank = 0;

@@ -112,8 +112,8 @@ static void say_length(fqi_broken *b, const fqi_case *c, const fqi_dims *d, cons
         snprintf(b->v.text, sizeof b->v.text, "%s %lld%s is not a multiple of %lld: the tensor falls back from q4_K to q5_0", what,
                  (long long)whole, split, (long long)div);
     else
-        snprintf(b->v.text, sizeof b->v.text, "%s %lld%s%s is not a multiple of %s%lld", what, (long long)whole, split, parts,
-                 divisor_name(c, r), (long long)div);
+        snprintf(b->v.text, sizeof b->v.text, "%s %lld%s%s is not a multiple of %s%lld%s", what, (long long)whole, split, parts,
+                 divisor_name(c, r), (long long)div, r->check == FQI_CK_K_TILE ? ", or of 64 beside 128 out_features" : "");
 }
 
 /* Tiles of div x N, or of half of div and 2 N: K of one GPU fits one of them. */

@@ -38,7 +38,8 @@ static const fqi_load loads[] = {
       .group = FQI_LOAD_ORDER, .middle = true, .last_order = true, .says = SAYS_LAST, .source = SRC_GPTQ },
     { .name = "fused-order", .engines = ALL, .formats = FQI_F_GPTQ, .linears = COLUMNS, .orders = FQI_ORDER_STORED,
       .group = FQI_LOAD_ORDER, .last_order = true, .says = SAYS_LAST, .source = SRC_PLAIN },
-    /* No stored order. What would cut a group is refused everywhere but in one place, where these rows then tell what is computed. */
+    /* No stored order. What would cut a group is refused everywhere but in one place, where these rows then tell what is computed. It is worse than they
+     * say: a single row is also permuted for groups and read as one for all (marlin_permute_scales), so that outputs have each other's scales. */
     { .name = "group-split", .engines = FQI_E_SGLANG, .formats = FQI_F_GPTQ_MARLIN, .linears = ROWS, .orders = UNORDERED,
       .group = FQI_LOAD_DERIVED, .middle = true, .says = SAYS_CUT,
       .source = SRC_SG " (result of check_marlin_supports_shape dropped); @9e738db sgl-kernel/csrc/gemm/marlin/gptq_marlin.cu; intel/auto-round#643" },

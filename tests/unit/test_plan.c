@@ -657,6 +657,59 @@ static void memory_agrees(void **state)
     fq_plan_free(p);
 }
 
+/* Names of the rules that are broken, a bang behind those that are silent; each once. */
+static void rules_of(const fq_model *m, const fq_plan_request *r, char *out, size_t n)
+{
+    fq_err e = { 0 };
+    fq_plan *p = NULL;
+    if (fq_plan_create(m, r, &p, &e) != FQ_OK) fail_msg("%s", e.text);
+    const fq_plan_entry *x = fq_plan_get_entry(p, 0);
+    size_t used = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < x->n_violation && used < n; i++)
+        if (!strstr(out, x->violation[i].rule)) used += (size_t)snprintf(out + used, n - used, "%s%s ", x->violation[i].rule, x->violation[i].silent ? "!" : "");
+    fq_plan_free(p);
+}
+
+/* A product has a tile of 128 inputs x 64 outputs, or of 64 x 128; gate and up are repacked together. What misses them is refused. */
+static void sglang_marlin_tiles(void **state)
+{
+    (void)state;
+    static const char *const engine = "sglang", *const format = "gptq-marlin";
+    static const int two = 2;
+    const struct { int64_t hidden, ff; int group; const char *rules; } row[] = {
+        { 6144, 2 * 256, 32, "" }, { 6144, 2 * 192, 32, "" }, { 6144, 2 * 160, 32, "tile-k " }, { 6144, 2 * 96, 32, "tile-k " },
+        { 6144, 2 * 48, 32, "group-split! tile-k tile-n " }, { 6144, 2 * 192, 128, "group-split! " },
+        { 6208, 2 * 256, 32, "" }, { 6208, 2 * 192, 32, "tile-k " }, { 6208, 2 * 224, 32, "tile-k " },
+    };
+    for (size_t i = 0; i < COUNT(row); i++) {
+        fq_model m = ONLY_FF(row[i].ff);
+        char found[256];
+        m.hidden_size = row[i].hidden;
+        const fq_plan_request r = { .tp = &two, .n_tp = 1, .engine = &engine, .n_engine = 1, .format = &format, .n_format = 1, .group_size = row[i].group };
+        rules_of(&m, &r, found, sizeof found);
+        if (strcmp(found, row[i].rules) != 0) fail_msg("hidden %lld, ff %lld, groups of %d: found \"%s\", expected \"%s\"", (long long)row[i].hidden, (long long)row[i].ff, row[i].group, found, row[i].rules);
+    }
+}
+
+/* expert_parallel: no rule on the width of experts, one of SGLang on their number. */
+static void whole_experts(void **state)
+{
+    (void)state;
+    const fq_model m = QWEN3_30B;
+    const struct { const char *engine; int tp; bool whole; const char *rules; } row[] = {
+        { "sglang", 8, false, "moe-group " }, { "sglang", 8, true, "" }, { "vllm", 8, true, "" },
+        { "sglang", 6, true, "heads-split kv-split vocab-split experts-split " }, { "vllm", 6, true, "heads-split kv-split vocab-split " },
+    };
+    static const char *const format = "gptq-marlin";
+    for (size_t i = 0; i < COUNT(row); i++) {
+        char found[256];
+        const fq_plan_request r = { .tp = &row[i].tp, .n_tp = 1, .engine = &row[i].engine, .n_engine = 1, .format = &format, .n_format = 1, .expert_parallel = row[i].whole };
+        rules_of(&m, &r, found, sizeof found);
+        if (strcmp(found, row[i].rules) != 0) fail_msg("%s on %d GPUs: found \"%s\", expected \"%s\"", row[i].engine, row[i].tp, found, row[i].rules);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -667,7 +720,7 @@ int main(void)
         cmocka_unit_test(vocabulary), cmocka_unit_test(gpu_memory), cmocka_unit_test(misread_as_it_is),
         cmocka_unit_test(head_dim_not_known), cmocka_unit_test(not_judged), cmocka_unit_test(marlin_experts),
         cmocka_unit_test(long_texts), cmocka_unit_test(group_size_of_an_option), cmocka_unit_test(memory_not_known),
-        cmocka_unit_test(memory_agrees),
+        cmocka_unit_test(memory_agrees), cmocka_unit_test(sglang_marlin_tiles), cmocka_unit_test(whole_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
