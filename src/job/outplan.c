@@ -314,6 +314,7 @@ static fq_status create(const fqi_outplan_request *r, fqi_outplan *p, fq_err *e)
     bool restored = restore_shards(p, r->restore);
     if (!restored) p->n_shard = assign_shards(p, r->shard_bytes, r->by_layer);
     p->restores = r->restore != NULL;
+    p->n_open = 1;
     if (!r->by_layer) qsort(p->tensor, p->n_tensor, sizeof *p->tensor, by_shard);
     return build_shards(p, r->stem ? r->stem : "model", restored ? r->restore : NULL, e);
 }
@@ -335,6 +336,69 @@ void fqi_outplan_free(fqi_outplan *p)
     *p = (fqi_outplan){ 0 };
 }
 
+/* ---- given tables ---- */
+
+/* Which tensors each shard has, and how many shards are unfinished at a time. */
+static fq_status list_shards(fqi_outplan *p, fq_err *e)
+{
+    size_t *list = fqi_arena_alloc(&p->arena, (p->n_tensor + 1) * sizeof *list), *next = fqi_calloc(p->n_shard + 1, sizeof *next), n_open = 0, at = 0;
+    if (!list || !next) {
+        free(next);
+        return fqi_fail_nomem(e, "shard table");
+    }
+    for (size_t i = 0; i < p->n_tensor; i++) p->shard[p->tensor[i].shard].n++;
+    for (size_t s = 0; s < p->n_shard; s++) {
+        p->shard[s].list = list + at;
+        next[s] = at;
+        at += p->shard[s].n;
+    }
+    for (size_t i = 0; i < p->n_tensor; i++) {
+        fqi_out_shard *s = &p->shard[p->tensor[i].shard];
+        size_t *to = &next[p->tensor[i].shard];
+        if (list + *to == s->list) {
+            s->first = i;
+            if (++n_open > p->n_open) p->n_open = n_open;
+        }
+        list[(*to)++] = i;
+        if (list + *to == s->list + s->n) n_open--;
+        s->data_bytes += p->tensor[i].bytes_pad;
+    }
+    free(next);
+    return FQ_OK;
+}
+
+static fq_status take_given(const fqi_given *g, fqi_outplan *p, fq_err *e)
+{
+    fqi_out_tensor *t = &p->tensor[p->n_tensor++];
+    *t = (fqi_out_tensor){ .name = fqi_arena_strdup(&p->arena, g->name), .dtype = (uint8_t)g->dtype, .rank = g->rank, .shard = g->shard, .layer = -1, .changed = true, .computed = true };
+    if (!t->name) return fqi_fail_nomem(e, "tensor table");
+    memcpy(t->shape_pad, g->shape, g->rank * sizeof t->shape_pad[0]);
+    FQI_TRY(tensor_bytes(t, e));
+    p->bytes_pad += t->bytes_pad;
+    p->n_changed++;
+    return FQ_OK;
+}
+
+fq_status fqi_outplan_given(const fqi_given *g, size_t n, const char *const *shard, size_t n_shard, fqi_outplan *out, fq_err *e)
+{
+    fqi_outplan p = { .n_shard = n_shard, .apart = true };
+    p.tensor = fqi_calloc(n + 1, sizeof *p.tensor);
+    p.shard = fqi_arena_alloc(&p.arena, (n_shard + 1) * sizeof *p.shard);
+    fq_status s = p.tensor && p.shard ? FQ_OK : fqi_fail_nomem(e, "tensor table");
+    for (size_t i = 0; i < n_shard && s == FQ_OK; i++) {
+        p.shard[i] = (fqi_out_shard){ .name = fqi_arena_strdup(&p.arena, shard[i]) };
+        if (!p.shard[i].name) s = fqi_fail_nomem(e, "shard table");
+    }
+    for (size_t i = 0; i < n && s == FQ_OK; i++) s = take_given(&g[i], &p, e);
+    if (s == FQ_OK) s = list_shards(&p, e);
+    if (s != FQ_OK) {
+        fqi_outplan_free(&p);
+        return s;
+    }
+    *out = p;
+    return FQ_OK;
+}
+
 /* ---- texts ---- */
 
 fq_status fqi_outplan_header(const fqi_outplan *p, size_t shard, fqi_str *out, fq_err *e)
@@ -343,7 +407,7 @@ fq_status fqi_outplan_header(const fqi_outplan *p, size_t shard, fqi_str *out, f
     fqi_tensor *t = fqi_calloc(s->n + 1, sizeof *t);
     if (!t) return fqi_fail_nomem(e, "shard header");
     for (size_t i = 0; i < s->n; i++) {
-        const fqi_out_tensor *o = &p->tensor[s->first + i];
+        const fqi_out_tensor *o = &p->tensor[fqi_outplan_at(s, i)];
         t[i] = (fqi_tensor){ .name = o->name, .shape = o->shape_pad, .bytes = o->bytes_pad, .dtype = o->dtype, .rank = o->rank };
     }
     static const char *const key[] = { "format", "fitq" }, *const value[] = { "pt", FQ_VERSION };
@@ -354,7 +418,7 @@ fq_status fqi_outplan_header(const fqi_outplan *p, size_t shard, fqi_str *out, f
 
 fq_status fqi_outplan_index(const fqi_outplan *p, fqi_str *out, fq_err *e)
 {
-    if (p->n_shard < 2) return FQ_OK;
+    if (p->n_shard < 2 || p->apart) return FQ_OK;
     const fqi_out_tensor **t = fqi_calloc(p->n_tensor, sizeof *t);
     if (!t) return fqi_fail_nomem(e, "index");
     for (size_t i = 0; i < p->n_tensor; i++) t[i] = &p->tensor[i];

@@ -42,7 +42,8 @@ typedef struct fqi_out_tensor {
 
 typedef struct fqi_out_shard {
     char *name;          /* "model-00001-of-00003.safetensors" */
-    size_t first, n;     /* its tensors: tensor[first .. first + n), in the order they are written */
+    size_t first, n;     /* its tensors: tensor[first .. first + n), in the order they are written... */
+    const size_t *list;  /* ...or tensor[list[0 .. n)], ascending, of a table that writes several at a time; NULL: the former */
     uint64_t data_bytes; /* without the header */
 } fqi_out_shard;
 
@@ -52,6 +53,8 @@ typedef struct fqi_outplan {
     uint64_t bytes, bytes_pad;
     size_t n_changed, n_added;
     bool restores;       /* no mark of fitq in the headers */
+    bool apart;          /* every shard is for a reader of its own: names may be in several, and no index is written */
+    size_t n_open;       /* shards that are written at a time: more than one if tensors of several take turns */
     fqi_arena arena;
 } fqi_outplan;
 
@@ -74,9 +77,24 @@ typedef struct fqi_outplan_request {
 fq_status fqi_outplan_create(const fqi_outplan_request *r, fqi_outplan *out, fq_err *e);
 void fqi_outplan_free(fqi_outplan *p);
 
+/* A table whose tensors all come from the job (fqi_write_request.made), in the order given, which is that of writing: tensor i goes behind those of the
+ * same shard before it. Names are copied. */
+typedef struct fqi_given {
+    const char *name;
+    const int64_t *shape;
+    fq_dtype dtype;
+    uint8_t rank;
+    uint32_t shard;
+} fqi_given;
+/* shard: n_shard names, copied; each has a tensor. */
+fq_status fqi_outplan_given(const fqi_given *t, size_t n, const char *const *shard, size_t n_shard, fqi_outplan *out, fq_err *e);
+
+/* The k-th tensor of a shard. */
+static inline size_t fqi_outplan_at(const fqi_out_shard *s, size_t k) { return s->list ? s->list[k] : s->first + k; }
+
 /* Header of one shard: the bytes that stand before its data. */
 fq_status fqi_outplan_header(const fqi_outplan *p, size_t shard, fqi_str *out, fq_err *e);
-/* model.safetensors.index.json, or nothing (len 0) for a single shard. */
+/* model.safetensors.index.json, or nothing (len 0) for a single shard and for shards that stand apart. */
 fq_status fqi_outplan_index(const fqi_outplan *p, fqi_str *out, fq_err *e);
 /* XXH3 over everything that decides the bytes written, except the data. */
 uint64_t fqi_outplan_hash(const fqi_outplan *p);

@@ -19,6 +19,9 @@
 /* Work that a power cut may cost. An fsync after direct writes is cheap, so the figure only has to be small beside a model. */
 #define RECORD_BYTES ((uint64_t)512 << 20)
 
+/* A shard that is being written. */
+typedef struct lane { fqi_writer w; bool open; size_t n_done; } lane;
+
 struct fqi_stream {
     fqi_stream_request request;
     const fqi_stream_request *r;     /* the same */
@@ -32,9 +35,7 @@ struct fqi_stream {
     fqi_file file;
     uint32_t file_shard;         /* index of the open source shard; UINT32_MAX = none */
     /* writer's */
-    fqi_writer w;
-    bool w_open;
-    size_t shard;                /* shard being written */
+    lane *lane;                  /* of each shard */
     size_t tensor;               /* tensor being written */
     uint64_t unrecorded;         /* bytes since the last record */
     XXH3_state_t *source, *out;
@@ -48,11 +49,13 @@ typedef struct fqi_stream stream;
 
 /* ---- sizes ---- */
 
-static size_t chunk_of(const fq_run *run)
+static uint64_t writer_bytes(const fqi_outplan *p) { return WRITER_BYTES * (p->n_open > 1 ? p->n_open : 1); }
+
+static size_t chunk_of(const fq_run *run, const fqi_outplan *p)
 {
-    uint64_t memory = run->memory_bytes != 0 ? run->memory_bytes : DEFAULT_MEMORY;
+    uint64_t memory = run->memory_bytes != 0 ? run->memory_bytes : DEFAULT_MEMORY + writer_bytes(p) - WRITER_BYTES;
     size_t chunk = MAX_CHUNK;
-    while (chunk >= MIN_CHUNK && fqi_slot_memory(chunk) * (N_SLOT + 1) + WRITER_BYTES > memory) chunk /= 2;
+    while (chunk >= MIN_CHUNK && fqi_slot_memory(chunk) * (N_SLOT + 1) + writer_bytes(p) > memory) chunk /= 2;
     return chunk;
 }
 
@@ -61,8 +64,8 @@ static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 fq_status fqi_stream_memory(const fq_run *run, const fqi_outplan *plan, uint64_t *bytes, fq_err *e)
 {
     char found[FQI_BUDGET_MAX + 1];
-    size_t chunk = chunk_of(run);
-    uint64_t enough = fqi_slot_memory(MIN_CHUNK) * (N_SLOT + 1) + WRITER_BYTES;
+    size_t chunk = chunk_of(run, plan);
+    uint64_t enough = fqi_slot_memory(MIN_CHUNK) * (N_SLOT + 1) + writer_bytes(plan);
     if (chunk < MIN_CHUNK)
         return fqi_fail(e, FQ_E_NOMEM, NULL, "memory-budget", "found %s, expected at least %llu MiB for buffers", fqi_show_budget(found, run->memory_bytes),
                         (unsigned long long)((enough + 0xfffff) >> 20));
@@ -73,7 +76,7 @@ fq_status fqi_stream_memory(const fq_run *run, const fqi_outplan *plan, uint64_t
         if (t->changed && t->bytes_pad > out) out = t->bytes_pad;
         pieces = t->changed ? TABLE_BYTES : pieces;
     }
-    *bytes = N_SLOT * (least(in, chunk) + least(out, chunk) + pieces) + least(plan->bytes_pad, WRITER_BYTES) + PROGRAM_BYTES;
+    *bytes = N_SLOT * (least(in, chunk) + least(out, chunk) + pieces) + least(plan->bytes_pad, writer_bytes(plan)) + PROGRAM_BYTES;
     return FQ_OK;
 }
 
@@ -200,47 +203,50 @@ static fq_status finish_hashes(stream *st, size_t k, fq_err *e)
 
 static char *shard_path(const stream *st, size_t shard) { return fqi_path_join(st->r->dir, st->r->plan->shard[shard].name); }
 
-/* Opens shard `shard` so that tensor `k` comes next. */
-static fq_status open_shard(stream *st, size_t shard, size_t k, fq_err *e)
+/* Opens a shard so that the tensor behind those that it has comes next. */
+static fq_status open_shard(stream *st, size_t shard, fq_err *e)
 {
     const fqi_out_shard *s = &st->r->plan->shard[shard];
+    lane *l = &st->lane[shard];
     fqi_str header = { 0 };
     char *path = shard_path(st, shard);
     fq_status status = path ? fqi_outplan_header(st->r->plan, shard, &header, e) : fqi_fail_nomem(e, "path");
     uint64_t at = 0;
-    if (k > s->first) {
+    if (l->n_done > 0) {
         at = header.len;
-        for (size_t i = s->first; i < k; i++) at += st->r->plan->tensor[i].bytes_pad;
+        for (size_t i = 0; i < l->n_done; i++) at += st->r->plan->tensor[fqi_outplan_at(s, i)].bytes_pad;
     }
     if (status == FQ_OK && at == 0) status = fqi_remove_tree(path, e);
-    if (status == FQ_OK) status = fqi_writer_open(&st->w, path, header.len + s->data_bytes, at, st->r->run->io, e);
+    if (status == FQ_OK) status = fqi_writer_open(&l->w, path, header.len + s->data_bytes, at, st->r->run->io, e);
     if (status == FQ_OK) {
-        st->w_open = true;
-        st->shard = shard;
-        if (at == 0) status = fqi_writer_put(&st->w, header.s, header.len, e);
+        l->open = true;
+        if (at == 0) status = fqi_writer_put(&l->w, header.s, header.len, e);
     }
     fqi_str_free(&header);
     free(path);
     return status;
 }
 
+/* All tensors before `upto` are written: they are made durable, then recorded. */
 static fq_status record(stream *st, size_t upto, fq_err *e)
 {
+    for (size_t i = 0; i < st->r->plan->n_shard; i++)
+        if (st->lane[i].open) FQI_TRY(fqi_writer_sync(&st->lane[i].w, e));
     st->unrecorded = 0;
     return fqi_journal_record(st->r->journal, upto, st->r->source_hash, st->r->out_hash, e);
 }
 
-static fq_status close_shard(stream *st, size_t next_tensor, fq_err *e)
+static fq_status close_shard(stream *st, lane *l, size_t next_tensor, fq_err *e)
 {
-    st->w_open = false;
-    FQI_TRY(fqi_writer_close(&st->w, e));
+    l->open = false;
+    FQI_TRY(fqi_writer_close(&l->w, e));
     return record(st, next_tensor, e);
 }
 
 static fq_status begin_tensor(stream *st, size_t k, fq_err *e)
 {
     size_t shard = st->r->plan->tensor[k].shard;
-    if (!st->w_open) FQI_TRY(open_shard(st, shard, k, e));
+    if (!st->lane[shard].open) FQI_TRY(open_shard(st, shard, e));
     st->tensor = k;
     st->source_pos = 0;
     st->source_in_order = true;
@@ -252,11 +258,10 @@ static fq_status begin_tensor(stream *st, size_t k, fq_err *e)
 static fq_status end_tensor(stream *st, size_t k, fq_err *e)
 {
     const fqi_outplan *p = st->r->plan;
+    const size_t shard = p->tensor[k].shard;
     FQI_TRY(finish_hashes(st, k, e));
-    if (k + 1 == p->shard[st->shard].first + p->shard[st->shard].n) return close_shard(st, k + 1, e);
-    if (st->unrecorded < RECORD_BYTES) return FQ_OK;
-    FQI_TRY(fqi_writer_sync(&st->w, e));
-    return record(st, k + 1, e);
+    if (++st->lane[shard].n_done == p->shard[shard].n) return close_shard(st, &st->lane[shard], k + 1, e);
+    return st->unrecorded < RECORD_BYTES ? FQ_OK : record(st, k + 1, e);
 }
 
 static void report(const stream *st, size_t k)
@@ -275,7 +280,6 @@ static void report(const stream *st, size_t k)
 /* Everything up to the tensor in hand is made durable, so that a resumed run loses at most that one. */
 static fq_status save_and_stop(stream *st, fq_err *e)
 {
-    if (st->w_open) FQI_TRY(fqi_writer_sync(&st->w, e));
     FQI_TRY(record(st, st->tensor, e));
     return fqi_fail(e, FQ_E_CANCELLED, FQI_FILE(st->r->dir), "interrupted", "found a request to stop after %zu of %zu tensors; --resume goes on from here", st->tensor, st->r->plan->n_tensor);
 }
@@ -291,7 +295,7 @@ static fq_status consume(void *user, void *slot_, fq_err *e)
     if (run->cancelled && run->cancelled(run->user)) return save_and_stop(st, e);
     if (t->src && t->changed) hash_source(st, slot, t->src);
     XXH3_128bits_update(st->out, slot->data, slot->bytes);
-    FQI_TRY(fqi_writer_put(&st->w, slot->data, slot->bytes, e));
+    FQI_TRY(fqi_writer_put(&st->lane[t->shard].w, slot->data, slot->bytes, e));
     st->done_bytes += slot->bytes;
     st->unrecorded += slot->bytes;
     report(st, k);
@@ -317,7 +321,7 @@ static fq_status check_shard(stream *st, size_t shard, size_t n, size_t *good, f
     status = fqi_file_read(&f, found, header.len, 0, e);
     if (status != FQ_OK || memcmp(found, header.s, header.len) != 0) goto out;
     for (uint64_t at = header.len; *good < n && status == FQ_OK; ++*good) {
-        size_t k = s->first + *good;
+        size_t k = fqi_outplan_at(s, *good);
         const fqi_out_tensor *t = &st->r->plan->tensor[k];
         int64_t bytes = (int64_t)t->bytes_pad;
         fqi_tensor raw = { .name = t->name, .shape = &bytes, .off = at, .bytes = t->bytes_pad, .dtype = FQ_DTYPE_U8, .rank = 1 };
@@ -335,20 +339,30 @@ out:
     return status;
 }
 
+/* How many of the first n tensors of the table each shard has. */
+static void count_done(stream *st, size_t n)
+{
+    for (size_t s = 0; s < st->r->plan->n_shard; s++) st->lane[s].n_done = 0;
+    for (size_t k = 0; k < n; k++) st->lane[st->r->plan->tensor[k].shard].n_done++;
+}
+
 static fq_status resume(stream *st, uint64_t *resumed_bytes, fq_err *e)
 {
     const fqi_outplan *p = st->r->plan;
-    size_t done = 0, claimed = st->r->journal->n_done;
-    for (size_t s = 0; s < p->n_shard && done < claimed; s++) {
-        size_t n = claimed - done < p->shard[s].n ? claimed - done : p->shard[s].n, good;
+    const size_t claimed = st->r->journal->n_done;
+    size_t done = claimed, good;
+    count_done(st, claimed);
+    for (size_t s = 0; s < p->n_shard && done > 0; s++) {
+        const size_t n = st->lane[s].n_done;
+        if (n == 0 || fqi_outplan_at(&p->shard[s], 0) >= done) continue;
         FQI_TRY(check_shard(st, s, n, &good, e));
-        done += good;
-        if (good < n) break;
+        if (good < n && fqi_outplan_at(&p->shard[s], good) < done) done = fqi_outplan_at(&p->shard[s], good);
     }
     if (done < claimed) {
         if (st->r->run->log) st->r->run->log(st->r->run->user, FQ_LOG_WARN, "part of the unfinished output does not match its journal and is written again");
         FQI_TRY(fqi_journal_rewind(st->r->journal, st->r->journal_path, st->r->key, st->r->n_key, done, st->r->source_hash, st->r->out_hash, e));
     }
+    count_done(st, done);
     *resumed_bytes = 0;
     for (size_t k = 0; k < done; k++) *resumed_bytes += p->tensor[k].bytes_pad;
     st->next = done;
@@ -360,11 +374,13 @@ static fq_status resume(stream *st, uint64_t *resumed_bytes, fq_err *e)
 
 static fq_status init(stream *st, const fqi_stream_request *r, fq_err *e)
 {
-    size_t chunk = chunk_of(r->run);
+    size_t chunk = chunk_of(r->run, r->plan);
     *st = (stream){ .request = *r, .file = FQI_FILE_NONE, .file_shard = UINT32_MAX, .tensor = SIZE_MAX };
     st->r = &st->request;
     for (size_t i = 0; i < N_SLOT; i++) FQI_TRY(fqi_slot_init(&st->slot[i], chunk, e));
     FQI_TRY(fqi_slot_init(&st->scratch, chunk, e));
+    st->lane = fqi_calloc(r->plan->n_shard + 1, sizeof *st->lane);
+    if (!st->lane) return fqi_fail_nomem(e, "I/O buffers");
     st->source = XXH3_createState();
     st->out = XXH3_createState();
     return st->source && st->out ? FQ_OK : fqi_fail_nomem(e, "hash state");
@@ -378,7 +394,9 @@ void fqi_stream_close(fqi_stream *st)
     XXH3_freeState(st->source);
     XXH3_freeState(st->out);
     fqi_file_close(&st->file);
-    if (st->w_open) fqi_writer_abandon(&st->w);
+    for (size_t i = 0; st->lane && i < st->r->plan->n_shard; i++)
+        if (st->lane[i].open) fqi_writer_abandon(&st->lane[i].w);
+    free(st->lane);
     free(st);
 }
 
@@ -408,7 +426,6 @@ fq_status fqi_stream_write(fqi_stream *st, size_t upto, fq_err *e)
     st->upto = upto;
     FQI_TRY(fqi_pipeline_run(&p, e));
     if (st->r->journal->n_done == upto) return FQ_OK;   /* the end of a shard is on record already */
-    if (st->w_open) FQI_TRY(fqi_writer_sync(&st->w, e));
     return record(st, upto, e);
 }
 

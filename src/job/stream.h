@@ -2,7 +2,8 @@
  *
  *     reader thread: gather_fill  ->  worker threads: slot_assemble  ->  this thread: hash, fqi_writer, journal
  *
- * Shards are written one after another, each front to back. A tensor is recorded in the journal after its bytes were fsync'd. */
+ * Tensors are written in the order of the table, each shard front to back: one shard after another, or, where the tensors of several take turns
+ * (fqi_outplan_given), side by side with a writer for each. A tensor is recorded in the journal after its bytes were fsync'd. */
 #ifndef FITQ_JOB_STREAM_H
 #define FITQ_JOB_STREAM_H
 
