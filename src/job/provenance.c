@@ -73,10 +73,7 @@ static json_t *print_tensors(const fqi_prov_write *w)
 {
     json_t *o = json_object();
     for (size_t i = 0; i < w->n_tensor; i++) {
-        char hex[33];
-        snprintf(hex, sizeof hex, "%016llx%016llx", (unsigned long long)w->tensor[i].source_hash.hi,
-                 (unsigned long long)w->tensor[i].source_hash.lo);
-        json_t *one = json_pack("[s, i, s]", hex, (int)w->tensor[i].source_shard, fq_dtype_name(w->tensor[i].dtype));
+        json_t *one = json_pack("[o, i, s]", fqi_record_hash(&w->tensor[i].source_hash), (int)w->tensor[i].source_shard, fq_dtype_name(w->tensor[i].dtype));
         if (!one || json_object_set_new(o, w->tensor[i].name, one) != 0) { json_decref(o); return NULL; }
     }
     return o;
@@ -102,54 +99,34 @@ static json_t *print_added(const fqi_prov_write *w)
     return a;
 }
 
-/* Set members steal their value; a NULL value or a failed set means out of memory. */
-static bool put(json_t *o, const char *key, json_t *value) { return value && json_object_set_new(o, key, value) == 0; }
-
 static bool put_folded(json_t *o, const fqi_prov_write *w)
 {
     char hex[17];
     snprintf(hex, sizeof hex, "%016llx", (unsigned long long)w->order_hash);
-    return w->n_folded == 0 || put(o, "folded", json_pack("[I, s]", (json_int_t)w->n_folded, hex));
+    return w->n_folded == 0 || fqi_record_put(o, "folded", json_pack("[I, s]", (json_int_t)w->n_folded, hex));
 }
 
 static bool fill(json_t *o, const fqi_prov_write *w, fq_err *e)
 {
     char hex[17];
     snprintf(hex, sizeof hex, "%016llx", (unsigned long long)XXH3_64bits(w->config_target, strlen(w->config_target)));
-    return put(o, "fitq", json_string(FQ_VERSION)) && put(o, "schema", json_integer(PROV_SCHEMA)) &&
-           put(o, "operation", json_string(w->quantization ? "quantize" : "pad")) && put(o, "layout", json_string(w->layout)) &&
-           put(o, "group_size", json_integer((json_int_t)w->group_size)) &&
-           put(o, "family", json_string(w->model->family)) && put(o, "fit", print_fit(w->model, w->fit)) &&
-           put(o, "maps", print_maps(w->maps, e)) &&
-           put(o, "naming", json_pack("{s:o, s:o}", "source", print_naming(w->from), "target", print_naming(w->to))) &&
-           put(o, "added", print_added(w)) && put(o, "source_shards", print_shards(w)) &&
-           put(o, "config_source", json_string(w->config_source)) && put(o, "config_xxh3", json_string(hex)) &&
-           (w->group_new == 0 || put(o, "regrouped", json_pack("[I, I]", (json_int_t)w->group_old, (json_int_t)w->group_new))) &&
-           put_folded(o, w) && put(o, "tensors", print_tensors(w)) && (!w->quantization || json_object_set(o, "quantization", w->quantization) == 0);
-}
-
-/* The checksum is over the values, not the white space, so that a reformatted file is still the record. */
-static fq_status checksum(const json_t *o, char hex[17], fq_err *e)
-{
-    fqi_str text = { 0 };
-    fq_status s = fqi_json_print(o, JSON_COMPACT, &text, e);
-    if (s == FQ_OK) snprintf(hex, 17, "%016llx", (unsigned long long)XXH3_64bits(text.s, text.len));
-    fqi_str_free(&text);
-    return s;
-}
-
-static fq_status seal(json_t *o, fq_err *e)
-{
-    char hex[17];
-    FQI_TRY(checksum(o, hex, e));
-    return put(o, "record_xxh3", json_string(hex)) ? FQ_OK : fqi_fail_nomem(e, "fitq.json");
+    return fqi_record_put(o, "fitq", json_string(FQ_VERSION)) && fqi_record_put(o, "schema", json_integer(PROV_SCHEMA)) &&
+           fqi_record_put(o, "operation", json_string(w->quantization ? "quantize" : "pad")) && fqi_record_put(o, "layout", json_string(w->layout)) &&
+           fqi_record_put(o, "group_size", json_integer((json_int_t)w->group_size)) &&
+           fqi_record_put(o, "family", json_string(w->model->family)) && fqi_record_put(o, "fit", print_fit(w->model, w->fit)) &&
+           fqi_record_put(o, "maps", print_maps(w->maps, e)) &&
+           fqi_record_put(o, "naming", json_pack("{s:o, s:o}", "source", print_naming(w->from), "target", print_naming(w->to))) &&
+           fqi_record_put(o, "added", print_added(w)) && fqi_record_put(o, "source_shards", print_shards(w)) &&
+           fqi_record_put(o, "config_source", json_string(w->config_source)) && fqi_record_put(o, "config_xxh3", json_string(hex)) &&
+           (w->group_new == 0 || fqi_record_put(o, "regrouped", json_pack("[I, I]", (json_int_t)w->group_old, (json_int_t)w->group_new))) &&
+           put_folded(o, w) && fqi_record_put(o, "tensors", print_tensors(w)) && (!w->quantization || json_object_set(o, "quantization", w->quantization) == 0);
 }
 
 fq_status fqi_prov_print(const fqi_prov_write *w, char **out, size_t *n, fq_err *e)
 {
     json_t *o = json_object();
     fqi_str text = { 0 };
-    fq_status s = o && fill(o, w, e) ? seal(o, e) : fqi_fail_nomem(e, "fitq.json");
+    fq_status s = o && fill(o, w, e) ? fqi_record_seal(o, "fitq.json", e) : fqi_fail_nomem(e, "fitq.json");
     if (s == FQ_OK) s = fqi_json_print(o, JSON_INDENT(1), &text, e);
     json_decref(o);
     if (s != FQ_OK) { fqi_str_free(&text); return s; }
@@ -166,21 +143,6 @@ static fq_status bad(fq_err *e, const char *file, const char *found)
 }
 
 static char *keep(fqi_prov *p, const char *s) { return fqi_arena_strdup(&p->arena, s); }
-
-static bool read_hex(const char *s, size_t n_digit, uint64_t *hi, uint64_t *lo)
-{
-    if (strlen(s) != n_digit || strspn(s, "0123456789abcdef") != n_digit) return false;
-    char part[17];
-    *hi = 0;
-    if (n_digit == 32) {
-        memcpy(part, s, 16);
-        part[16] = '\0';
-        *hi = strtoull(part, NULL, 16);
-        s += 16;
-    }
-    *lo = strtoull(s, NULL, 16);
-    return true;
-}
 
 static fq_status read_naming(const json_t *o, const char *file, fqi_naming *out, fq_err *e)
 {
@@ -242,16 +204,6 @@ static fq_status read_added(const json_t *a, const char *file, fqi_prov *p, fq_e
     return FQ_OK;
 }
 
-static bool read_dtype(const char *name, fq_dtype *out)
-{
-    for (int d = 0; d < FQ_N_DTYPE; d++) {
-        if (!name || strcmp(fq_dtype_name((fq_dtype)d), name) != 0) continue;
-        *out = (fq_dtype)d;
-        return true;
-    }
-    return false;
-}
-
 static fq_status read_shards(const json_t *a, const char *file, fqi_prov *p, fq_err *e)
 {
     if (!json_is_array(a)) return bad(e, file, "no list of source shards");
@@ -277,10 +229,10 @@ static fq_status read_tensors(json_t *o, const char *file, fqi_prov *p, fq_err *
         const char *hex = json_string_value(json_array_get(value, 0));
         json_int_t shard = json_integer_value(json_array_get(value, 1));
         fqi_prov_tensor *t = &p->tensor[p->n_tensor];
-        if (!hex || !read_hex(hex, 32, &t->source_hash.hi, &t->source_hash.lo)) return bad(e, file, "a tensor hash that is not 32 hex digits");
+        if (!fqi_record_hex(hex, 32, &t->source_hash.hi, &t->source_hash.lo)) return bad(e, file, "a tensor hash that is not 32 hex digits");
         if (shard < 0 || (size_t)shard >= p->n_source_shard) return bad(e, file, "a tensor in a shard that is not listed");
         t->source_shard = (uint32_t)shard;
-        if (!read_dtype(json_string_value(json_array_get(value, 2)), &t->dtype)) return bad(e, file, "a tensor without a dtype");
+        if (!fqi_record_dtype(json_string_value(json_array_get(value, 2)), &t->dtype)) return bad(e, file, "a tensor without a dtype");
         if (!(t->name = keep(p, name))) return fqi_fail_nomem(e, "fitq.json");
         p->n_tensor++;
     }
@@ -297,7 +249,7 @@ static fq_status read_text(const json_t *o, const char *file, fqi_prov *p, fq_er
     uint64_t hi;
     if (!layout || strlen(layout) >= sizeof p->layout || !family || strlen(family) >= sizeof p->family)
         return bad(e, file, "no layout or family");
-    if (!config || !hash || !read_hex(hash, 16, &hi, &p->config_hash)) return bad(e, file, "no config_source or config_xxh3");
+    if (!config || !fqi_record_hex(hash, 16, &hi, &p->config_hash)) return bad(e, file, "no config_source or config_xxh3");
     memcpy(p->layout, layout, strlen(layout) + 1);
     memcpy(p->family, family, strlen(family) + 1);
     p->group_size = json_integer_value(json_object_get(o, "group_size"));
@@ -316,19 +268,16 @@ static fq_status read_folded(const json_t *a, const char *file, fqi_prov *p, fq_
     const char *hex = json_string_value(json_array_get(a, 1));
     if (!a) return FQ_OK;
     p->n_folded = json_integer_value(json_array_get(a, 0));
-    return p->n_folded > 0 && hex && read_hex(hex, 16, &hi, &p->order_hash) ? FQ_OK : bad(e, file, "\"folded\" other than a number of MLPs and a hash");
+    return p->n_folded > 0 && fqi_record_hex(hex, 16, &hi, &p->order_hash) ? FQ_OK : bad(e, file, "\"folded\" other than a number of MLPs and a hash");
 }
 
 /* A letter changed in config_source would otherwise become the restored config.json. */
 static fq_status check_seal(json_t *o, const char *file, fq_err *e)
 {
-    char want[17], found[17] = "";
-    const char *stored = json_string_value(json_object_get(o, "record_xxh3"));
-    if (!stored) return bad(e, file, "no record_xxh3");
-    snprintf(found, sizeof found, "%.16s", stored);
-    json_object_del(o, "record_xxh3");
-    FQI_TRY(checksum(o, want, e));
-    return strcmp(found, want) == 0 ? FQ_OK : bad(e, file, "values that do not match record_xxh3");
+    bool sound;
+    if (!json_object_get(o, "record_xxh3")) return bad(e, file, "no record_xxh3");
+    FQI_TRY(fqi_record_check(o, &sound, e));
+    return sound ? FQ_OK : bad(e, file, "values that do not match record_xxh3");
 }
 
 static fq_status read_all(json_t *o, const char *file, fqi_prov *p, fq_err *e)
@@ -378,8 +327,8 @@ static fq_status convert_record(json_t *o, const char *file, const char *form, c
     FQI_TRY(check_seal(o, file, e));
     if (!json_is_object(q)) return bad(e, file, "no quantization");
     snprintf(hex, sizeof hex, "%016llx", (unsigned long long)XXH3_64bits(config_target, strlen(config_target)));
-    if (!put(o, "config_xxh3", json_string(hex)) || !put(q, "converted_to", json_string(form))) return fqi_fail_nomem(e, "fitq.json");
-    return seal(o, e);
+    if (!fqi_record_put(o, "config_xxh3", json_string(hex)) || !fqi_record_put(q, "converted_to", json_string(form))) return fqi_fail_nomem(e, "fitq.json");
+    return fqi_record_seal(o, "fitq.json", e);
 }
 
 fq_status fqi_prov_converted(const char *dir, const char *form, const char *config_target, char **out, size_t *n, fq_err *e)

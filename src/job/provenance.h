@@ -21,10 +21,9 @@
 #include "arch/config.h"
 #include "base/mem.h"
 #include "job/mapping.h"
+#include "job/record.h"
 
 #define FQI_PROV_FILE "fitq.json"
-
-typedef struct fqi_hash128 { uint64_t hi, lo; } fqi_hash128;
 
 typedef struct fqi_prov_tensor { const char *name; fqi_hash128 source_hash; uint32_t source_shard; fq_dtype dtype; } fqi_prov_tensor;
 
