@@ -26,6 +26,10 @@ void fqi_file_close(fqi_file *f);
  * Buffered; for headers and small things. Thread-safe. */
 fq_status fqi_file_read(const fqi_file *f, void *buf, size_t n, uint64_t off, fq_err *e);
 
+/* Tells the system that a range will be read soon, buffered and in pieces: without, strips of a matrix look like random places and are read from the
+ * disk one by one. Never waits for it, cannot fail. */
+void fqi_file_expect(const fqi_file *f, uint64_t off, uint64_t n);
+
 /* Alignment that direct I/O wants for position, length and address. */
 #define FQI_IO_ALIGN 4096u
 /* Like fqi_file_read, for bulk data. When the file has a direct twin the aligned hull of the range is read into buf, so

@@ -120,6 +120,8 @@ fq_status fqi_file_read(const fqi_file *f, void *buf, size_t n, uint64_t off, fq
     return read_buffered(f, buf, n, off, e);
 }
 
+void fqi_file_expect(const fqi_file *f, uint64_t off, uint64_t n) { (void)posix_fadvise(f->fd, (off_t)off, (off_t)n, POSIX_FADV_WILLNEED); }
+
 /* True if all of it was in the page cache, where it is ten times faster than the disk. Nothing waits, but a miss may make the kernel read
  * ahead behind our back (6.18 does): those bytes are then read twice, the price of asking (docs/performance.md). */
 static bool read_cached(const fqi_file *f, unsigned char *buf, size_t n, uint64_t off)

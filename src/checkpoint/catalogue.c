@@ -48,6 +48,34 @@ fq_status fq_ckpt_open(const char *path, const fq_run *run, fq_ckpt **out, fq_er
     return s;
 }
 
+static fq_status open_apart(fq_ckpt *c, const char *dir, const char *const *file, size_t n, fq_err *e)
+{
+    c->priv = fqi_calloc(1, sizeof(fqi_ckpt_tables));
+    c->info.path = c->dir = fqi_arena_strdup(&c->arena, dir);
+    fqi_findings find = { .arena = &c->arena };
+    fqi_opening o = { .c = c, .find = &find, .path = c->dir, .folder = true, .apart = true, .file = fqi_calloc(n + 1, sizeof *o.file), .n_file = n };
+    fq_status s = c->priv && c->dir && o.file ? FQ_OK : fqi_fail_nomem(e, "list of files");
+    for (size_t i = 0; i < n && s == FQ_OK; i++) o.file[i] = file[i];
+    if (s == FQ_OK) s = fqi_shards_read(&o, e);
+    c->n_error = fqi_findings_n_error(&find);
+    if (s == FQ_OK) s = fqi_findings_finish(&find, dir, &c->finding, &c->n_finding, e);
+    if (s == FQ_OK) s = fq_ckpt_check(c, e);
+    free(o.file);
+    free(o.shard_of_file);
+    fqi_findings_free(&find);
+    return s;
+}
+
+fq_status fqi_ckpt_open_apart(const char *dir, const char *const *file, size_t n, fq_ckpt **out, fq_err *e)
+{
+    fq_ckpt *c = fqi_calloc(1, sizeof *c);
+    if (!c) return fqi_fail_nomem(e, "checkpoint");
+    const fq_status s = open_apart(c, dir, file, n, e);
+    if (s == FQ_OK) *out = c;
+    else fq_ckpt_close(c);
+    return s;
+}
+
 void fq_ckpt_close(fq_ckpt *c)
 {
     if (!c) return;
@@ -98,4 +126,14 @@ fq_status fq_ckpt_check(const fq_ckpt *c, fq_err *e)
     text.rule[n] = '\0';
     if (e) *e = text;
     return FQ_E_INPUT;
+}
+
+fq_status fqi_ckpt_check_model(const fq_ckpt *c, fq_err *e)
+{
+    FQI_TRY(fq_ckpt_check(c, e));
+    if (c->partial) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "partial-checkpoint", "found one weight file of several, expected the folder or its index");
+    if (!c->has_config) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "config-missing", "found no config.json beside the weights, expected one");
+    if (!c->config.family) return fqi_family_unknown(c->info.model.model_type, c->info.path, e);
+    if (!c->has_naming || !c->bound) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->info.path), "prefix", "found no names of decoder layers, expected those of %s", c->config.family->name);
+    return FQ_OK;
 }

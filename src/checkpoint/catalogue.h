@@ -43,6 +43,18 @@ struct fq_ckpt {
 
 /* Index of a tensor by stored name, or SIZE_MAX. Binary search. */
 size_t fqi_ckpt_find(const fq_ckpt *c, const char *name);
+
+#define FQI_RANKS_FILE "fitq-ranks.json"   /* what fitq shard writes beside them: job/rank_files.h */
+/* "model-rank-0-part-0.safetensors", as vllm and SGLang save what each rank holds (model_loader/sharded_state_loader.py). */
+bool fqi_is_rank_file(const char *name);
+/* Files of a folder that have nothing to do with each other, as those of ranks: names may be in several, and stand by name, then file. No
+ * config.json is read, no family bound. The first error of any header is returned. Closed with fq_ckpt_close. */
+fq_status fqi_ckpt_open_apart(const char *dir, const char *const *file, size_t n, fq_ckpt **out, fq_err *e);
+/* Index of the tensor of this name in this file of such a catalogue, or SIZE_MAX. */
+size_t fqi_ckpt_find_in(const fq_ckpt *c, const char *name, uint32_t shard);
+/* FQ_E_INPUT unless it is sound, whole, and of a family and naming that are known: fq_ckpt_check's rules, "partial-checkpoint", "config-missing",
+ * "unknown-family", "prefix". */
+fq_status fqi_ckpt_check_model(const fq_ckpt *c, fq_err *e);
 /* Is tensor i, of a catalogue that has `bound`, a bias that config.json does not announce? */
 bool fqi_ckpt_bias_unannounced(const fq_ckpt *c, size_t i);
 /* Opens the file of shard i for bulk reading (caller closes). FQ_E_IO "changed" if size or mtime differ from when the catalogue

@@ -16,6 +16,19 @@ size_t fqi_ckpt_find(const fq_ckpt *c, const char *name)
     return SIZE_MAX;
 }
 
+size_t fqi_ckpt_find_in(const fq_ckpt *c, const char *name, uint32_t shard)
+{
+    size_t lo = 0, hi = c->n_tensor;
+    while (lo < hi) {
+        const size_t mid = lo + (hi - lo) / 2;
+        const int order = strcmp(c->tensor[mid].name, name);
+        if (order == 0 && c->tensor[mid].shard == shard) return mid;
+        if (order < 0 || (order == 0 && c->tensor[mid].shard < shard)) lo = mid + 1;
+        else hi = mid;
+    }
+    return SIZE_MAX;
+}
+
 fq_status fqi_ckpt_open_shard(const fq_ckpt *c, size_t i, fq_io io, fqi_file *out, fq_err *e)
 {
     const fqi_shard *s = &c->shard[i];

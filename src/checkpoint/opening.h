@@ -30,6 +30,7 @@ typedef struct fqi_opening {
     fqi_findings *find;
     const char *path;             /* as the user gave it */
     bool folder, single;          /* single: one weight file was named */
+    bool apart;                   /* every file is for a reader of its own: a name may be in several */
     bool has_index;
     const char *index_path;       /* in the arena; also when the index was refused */
     char *index_text;             /* owned */

@@ -323,6 +323,6 @@ fq_status fqi_shards_read(fqi_opening *o, fq_err *e)
         FQI_TRY(read_one(&r, k, e));
     }
     FQI_TRY(sort_tensors(o->c->tensor, o->c->n_tensor, e));
-    settle(o);
+    if (!o->apart) settle(o);
     return FQ_OK;
 }

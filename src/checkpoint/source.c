@@ -130,6 +130,31 @@ static void check_numbers(fqi_opening *o)
     }
 }
 
+/* ---- files of ranks ------------------------------------------------------------------------------------------------- */
+
+bool fqi_is_rank_file(const char *name)
+{
+    int n = 0;
+    unsigned rank, part;
+    return sscanf(name, "model-rank-%5u-part-%5u.safetensors%n", &rank, &part, &n) == 2 && n > 0 && name[n] == '\0';
+}
+
+/* Each holds a part of every layer under the same names: read as one checkpoint they would be a heap of errors. */
+static bool find_ranks(fqi_opening *o, const fqi_dirent *entry, size_t n)
+{
+    const char *first = NULL;
+    bool ours = false;
+    char shown[FQI_NAME_MAX + 1];
+    for (size_t i = 0; i < n; i++) {
+        if (!first && fqi_is_rank_file(entry[i].name)) first = entry[i].name;
+        ours = ours || strcmp(entry[i].name, FQI_RANKS_FILE) == 0;
+    }
+    if (first)
+        FQI_FIND(o->find, FQ_ERROR, FQI_FILE(o->c->dir), "rank-files", "found %s, which has one rank's part of the weights, expected a checkpoint; %s", fqi_escape(shown, first),
+                 ours ? "`fitq unshard` puts the parts together" : "there is no " FQI_RANKS_FILE ", which `fitq shard` writes, so nothing says how they were cut");
+    return first != NULL;
+}
+
 /* ---- folder -------------------------------------------------------------------------------------------------------- */
 
 typedef struct listing {
@@ -209,6 +234,7 @@ static fq_status take_folder(fqi_opening *o, fq_err *e)
     fqi_dirent *entry;
     size_t n;
     FQI_TRY(fqi_dir_list(o->c->dir, &o->c->arena, &entry, &n, e));
+    if (find_ranks(o, entry, n)) return FQ_OK;
     listing l = look_around(entry, n);
     const char *index = choose_st_index(o, &l);
     bool st = index || l.n_st > 0;

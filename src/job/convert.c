@@ -36,11 +36,7 @@ static fq_status check_fitted(const fqi_convert *c, fq_err *e)
 static fq_status check_source(const fqi_convert *c, fq_err *e)
 {
     const fq_ckpt *k = c->ckpt;
-    FQI_TRY(fq_ckpt_check(k, e));
-    if (k->partial) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->o->source), "partial-checkpoint", "found one weight file of several, expected the folder or its index");
-    if (!k->has_config) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->o->source), "config-missing", "found no config.json beside the weights, expected one");
-    if (!k->config.family) return fqi_family_unknown(k->info.model.model_type, c->o->source, e);
-    if (!k->has_naming || !k->bound) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->o->source), "prefix", "found no names of decoder layers, expected those of %s", k->config.family->name);
+    FQI_TRY(fqi_ckpt_check_model(k, e));
     if (k->info.model.quant == FQ_QUANT_NONE) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(c->o->source), "not-quantized", "found no quantization_config, expected a quantized model; `fitq quantize` makes one");
     return check_fitted(c, e);
 }
