@@ -42,6 +42,7 @@ typedef struct arg_values {
     uint64_t disk_rate, network_rate;
     double heartbeat;
     bool expert_parallel;
+    int rank_names;                      /* shard: index into the option's choices */
     double temperature, top_p;
     uint64_t seed;
     bool chat, exact, ignore_eos;

@@ -116,7 +116,7 @@ static int run_help(const arg_values *a)
     return 0;
 }
 
-static const char *const topics[] = { "engines", "formats", "families", "inspect", "plan", "fit", "pad", "convert", "quantize", "unpad", "verify",
+static const char *const topics[] = { "engines", "formats", "families", "inspect", "plan", "fit", "pad", "convert", "quantize", "unpad", "shard", "unshard", "verify",
                                       "eval", "generate", "tokenize",
                                       "version", "completion", NULL };
 static const arg_option only_help[] = { ARG_OPT_HELP };

@@ -4,7 +4,7 @@
 
 #include "args.h"
 
-extern const arg_command cmd_inspect, cmd_plan, cmd_fit, cmd_pad, cmd_convert, cmd_quantize, cmd_unpad, cmd_verify, cmd_eval, cmd_generate, cmd_tokenize, cmd_help, cmd_version, cmd_completion;
+extern const arg_command cmd_inspect, cmd_plan, cmd_fit, cmd_pad, cmd_convert, cmd_quantize, cmd_unpad, cmd_shard, cmd_unshard, cmd_verify, cmd_eval, cmd_generate, cmd_tokenize, cmd_help, cmd_version, cmd_completion;
 
 /* In the order of `fitq help`; NULL-terminated. */
 extern const arg_command *const commands[];

@@ -10,7 +10,7 @@
 #include "signals.h"
 
 const arg_command *const commands[] = {
-    &cmd_inspect, &cmd_plan, &cmd_fit, &cmd_pad, &cmd_convert, &cmd_quantize, &cmd_unpad, &cmd_verify, &cmd_eval, &cmd_generate, &cmd_tokenize, &cmd_help, &cmd_version, &cmd_completion, NULL,
+    &cmd_inspect, &cmd_plan, &cmd_fit, &cmd_pad, &cmd_convert, &cmd_quantize, &cmd_unpad, &cmd_shard, &cmd_unshard, &cmd_verify, &cmd_eval, &cmd_generate, &cmd_tokenize, &cmd_help, &cmd_version, &cmd_completion, NULL,
 };
 
 const arg_command *command_find(const char *name)

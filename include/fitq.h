@@ -589,6 +589,47 @@ typedef struct fq_convert_report {
  * NULL. */
 fq_status fq_convert(const fq_convert_options *o, const fq_run *run, fq_convert_report *report, fq_err *e);
 
+/* ---- files of ranks --------------------------------------------------------------------------------------------- */
+
+/* CHECKPOINT: every tensor keeps its name. ENGINE: the names and fused tensors of vllm's and SGLang's own parameters (load format sharded_state). */
+typedef enum fq_rank_names { FQ_NAMES_CHECKPOINT, FQ_NAMES_ENGINE } fq_rank_names;
+
+/* Zero-initialise, then set what is needed. Strings are borrowed for the call. */
+typedef struct fq_shard_options {
+    const char *source, *target;
+    int tp;                              /* ranks, 1..64 */
+    bool expert_parallel;                /* whole experts, not a slice of each */
+    fq_rank_names names;
+    uint64_t shard_bytes;                /* largest file; 0 = one file for each rank */
+    bool overwrite, resume, dry_run;
+    void (*on_tensor)(void *user, const fq_tensor_change *t);  /* dry run: every tensor of every rank, in the order of writing; source_name: the first it is made of */
+    void *user;
+} fq_shard_options;
+
+typedef struct fq_shard_report {
+    fq_pad_report wrote;                 /* n_tensor: in all files; bytes: of the source, bytes_pad: of all ranks; fit and layout say nothing */
+    int tp;
+    size_t n_source_tensor, n_cut;       /* tensors of the source, and those that are not whole on every rank */
+    uint64_t least_bytes, most_bytes;    /* that a rank has */
+    int64_t vocab_rows_least, vocab_rows_most;   /* of the embedding, that a rank has; 0: the model has none */
+    int64_t kv_copies;                   /* ranks that hold the same KV head */
+} fq_shard_report;
+
+/* Writes what each of tp ranks holds of `source` to files of its own, "model-rank-R-part-P.safetensors", cut as engines do (quantized weights part by
+ * part), beside config.json and everything else of the folder, and fitq-ranks.json, which says where everything is. Files are made as by fq_pad.
+ * FQ_E_INPUT: "ranks", "shard-words", "shard-groups" (what does not divide; fq_plan_create says what makes it fit), "engine-names", "engine-vocab",
+ * "engine-order". `report` may be NULL. */
+fq_status fq_shard(const fq_shard_options *o, const fq_run *run, fq_shard_report *report, fq_err *e);
+
+typedef struct fq_unshard_options {
+    const char *source, *target;         /* source: the folder that fq_shard wrote */
+    bool overwrite, resume;
+} fq_unshard_options;
+
+/* The inverse: the same tensors in files of the same names. Every tensor is compared by its hash, and what ranks hold in common with each other: a
+ * difference is FQ_E_DIFFERS ("tensor-hash", "rank-copies") and nothing is committed. */
+fq_status fq_unshard(const fq_unshard_options *o, const fq_run *run, fq_pad_report *report, fq_err *e);
+
 /* What to do with a model and n GPUs of some memory: bits, group size, padding, and why. */
 typedef struct fq_choice {
     int tp, bits;                /* bits 16: as it is, or padded */

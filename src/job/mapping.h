@@ -1,6 +1,6 @@
 /* mapping.h - from a fit (new axis lengths) to one map per axis, and from a bound tensor to one map per dimension.
  *
- * The only place that knows which layout makes which map; pad, unpad, verify and later the sharder all ask here. */
+ * The only place that knows which layout makes which map; pad, unpad and verify all ask here. */
 #ifndef FITQ_JOB_MAPPING_H
 #define FITQ_JOB_MAPPING_H
 

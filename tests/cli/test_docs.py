@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.join(SOURCE, 'tests', 'tools'))
 import random_quantized  # noqa: E402
 import run as cases  # noqa: E402
 
-DOCUMENTED = ('inspect', 'plan', 'fit', 'pad', 'convert', 'quantize', 'unpad', 'verify', 'eval', 'generate', 'tokenize')
+DOCUMENTED = ('inspect', 'plan', 'fit', 'pad', 'convert', 'quantize', 'unpad', 'shard', 'unshard', 'verify', 'eval', 'generate', 'tokenize')
 
 
 class Wrong(Exception):
@@ -213,6 +213,11 @@ def example_models(work, lines):
         small_model(original)
         fitq('pad', original, '-o', os.path.join(work, name), '--set', 'intermediate_size=1024', '--quiet')
         shutil.rmtree(original)
+    if 'unshard ranks' in text:
+        original = os.path.join(work, 'original')
+        small_model(original)
+        fitq('shard', original, '-o', os.path.join(work, 'ranks'), '--tp', '2', '--quiet')
+        shutil.rmtree(original)
     if '--adapter my-lora' in text:
         small_adapter(os.path.join(work, 'my-lora'), 1024 if 'unpad --adapter' in text else 924)
     if re.search(r'tokenize|generate|quantize|fitq fit|corpus.txt|prompt.txt', text):
@@ -349,7 +354,7 @@ def readme(name, update=False):
             f.write(text)
 
 
-READMES = ('README.md', 'README.zh-CN.md', 'docs/quantizing.md', 'docs/converting.md')
+READMES = ('README.md', 'README.zh-CN.md', 'docs/quantizing.md', 'docs/converting.md', 'docs/sharding.md')
 
 TESTS = {
     'man pages have every option': man_options, 'man page has every command': man_commands,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Breaks `fitq pad`, `fitq convert`, `fitq quantize`, and the commands that run a model, in every way that a machine can, and checks what is left.
+"""Breaks `fitq pad`, `fitq convert`, `fitq shard`, `fitq quantize`, and the commands that run a model, in every way that a machine can, and checks what is left.
 
     fault.py [--full] [--budget SECONDS] [--seed N] [--jobs N] [--only GROUP,...] [--list] [--work DIR]
 
@@ -9,7 +9,7 @@ resource limits, by small file systems and by hand. After each of them:
     - the exit status is the documented one, with exactly one error line;
     - a target that was there is byte for byte the old one or the whole new one, and one that was not there is absent or whole;
     - nothing else lies around than the unfinished output that `--resume` needs;
-    - `fitq pad --resume` (`convert` alike), or `fitq quantize` again, gives what an undisturbed run gives, byte for byte, file for file.
+    - `fitq pad --resume` (`convert`, `shard` and `unshard` alike), or `fitq quantize` again, gives what an undisturbed run gives, byte for byte, file for file.
 
 Without --full as many as fit into the budget run, first one of every kind, then in an order that the printed seed decides; with
 --full all of them (calls with more than 400 occurrences are sampled). Environment: FITQ_BINARY, FITQ_FAULT_SHIM,
@@ -135,6 +135,11 @@ class Lab:
         self.variants["codes"] = Variant("pad", packed, pad + ["spread", "--regroup", "64"])
         self.variants["turned"] = Variant("convert", packed, ["--to", "compressed-tensors"])
         self.variants["numbers"] = Variant("convert", packed, ["--to", "bf16", "--shard-size", "2MB", "--overwrite"], True)
+        self.variants["ranks"] = Variant("shard", self.src2, ["--tp", "2", "--shard-size", "2MB", "--overwrite"], True)
+        self.variants["engine"] = Variant("shard", self.src, ["--tp", "2", "--names", "engine"])
+        cut = os.path.join(work, "cut")
+        subprocess.run([self.fitq, "shard", self.src2, "-o", cut, "--tp", "2", "-q"], check=True, stdout=subprocess.DEVNULL)
+        self.variants["together"] = Variant("unshard", cut, [])
         self.variants.update(self.quantizers())
         self.ref, self.count, self.seconds = {}, {}, {}
 
