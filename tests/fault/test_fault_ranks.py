@@ -154,7 +154,7 @@ def pick(rng, n, most):
 # class, what happens, statuses, the line, how many
 BREAKS = [
     ('write', {'errno': errno.ENOSPC, 'sticky': 1}, [4], '.*' + FULL_DISK, 60, False),
-    ('trunc', {'errno': errno.ENOSPC, 'sticky': 1}, [4], '.*space: found ', 30, False),
+    ('trunc', {'errno': errno.ENOSPC, 'sticky': 1}, [4], '.*(space: found |' + FULL_DISK + ')', 30, False),
     ('sync', {'errno': errno.EIO}, [4], '.*Input/output error', 12, False),
     ('rename', {'errno': errno.EIO}, [4], '.*Input/output error', 12, True),
     ('open', {'errno': errno.EIO, 'sticky': 1}, [4], '.*', 20, True),
