@@ -63,7 +63,7 @@ fq_status fqi_comm_create(int rank, int size, fqi_comm **out, fq_err *e)
         return fqi_fail_nomem(e, "ranks");
     }
     char host[FQI_HOST_MAX + 1] = { 0 };
-    if (gethostname(host, sizeof host - 1) != 0) snprintf(host, sizeof host, "unknown host");
+    if (gethostname(host, sizeof host - 1) != 0) snprintf(host, sizeof host, "%s", FQI_HOST_UNKNOWN);
     snprintf(c->host, sizeof c->host, "%s", host);
     *out = c;
     return FQ_OK;

@@ -277,8 +277,10 @@ fq_status fqi_mpi_start(const fq_run *run, fqi_comm **out, fq_err *e)
         s = connect_ranks(run, mpi, job, c, e);
         if (s != FQ_OK) fqi_comm_free(c);
     }
-    if (s != FQ_OK) {   /* the others wait for this rank, and it cannot talk to them */
-        if (run->lost) run->lost(run->user, e ? e->text : "out of memory");
+    if (s != FQ_OK) {
+        fq_err named = { 0 };   /* the others wait for this rank, and it cannot talk to them: it says itself who it is */
+        (void)fqi_rank_named(rank, s, e, &named);
+        if (run->lost) run->lost(run->user, named.text);
         mpi->abort(-(int)s);
         return s;
     }

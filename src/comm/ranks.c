@@ -1,7 +1,9 @@
 /* ranks.c - on how many ranks a job runs, and of which kind: decided here, once (see comm.h). */
 #include "comm/transport.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static fq_status check(const fq_run *run, fq_err *e)
 {
@@ -10,13 +12,24 @@ static fq_status check(const fq_run *run, fq_err *e)
     return FQ_OK;
 }
 
+fq_status fqi_rank_named(int rank, fq_status status, const fq_err *why, fq_err *out)
+{
+    char host[FQI_HOST_MAX + 1] = { 0 }, shown[FQI_NAME_MAX + 1], who[FQI_NAME_MAX + 48];
+    const fq_err unknown = { .code = status, .text = "failed without a message" };
+    if (gethostname(host, sizeof host - 1) != 0) snprintf(host, sizeof host, "%s", FQI_HOST_UNKNOWN);
+    (void)snprintf(who, sizeof who, "rank %d (%s): start", rank, fqi_escape(shown, host));
+    return fqi_fail_from(out, status, who, why ? why : &unknown);
+}
+
 static fq_status start_processes(const fq_run *run, int rank, fqi_comm **out, fq_err *e)
 {
     fq_err why = { 0 };
     fq_status s = fqi_mpi_start(run, out, &why);
     if (s != FQ_OK) {
-        if (rank > 0 && run->lost) run->lost(run->user, why.text);   /* rank 0 may be well, and knows nothing of it */
-        if (e) *e = why;
+        fq_err named = { 0 };
+        (void)fqi_rank_named(rank, s, &why, &named);
+        if (rank > 0 && run->lost) run->lost(run->user, named.text);   /* rank 0 may be well, and knows nothing of it */
+        if (e) *e = named;
         return s;
     }
     s = fqi_comm_same(*out, "version of fitq", FQ_VERSION, strlen(FQ_VERSION), &why);

@@ -7,6 +7,7 @@
 #include "comm/comm.h"
 
 #define FQI_HEARTBEAT_SECONDS 60.0   /* where nobody said another */
+#define FQI_HOST_UNKNOWN "unknown host"
 
 /* What a rank is about to do. Goes to all ranks before every collective; fixed size and no pointers. */
 typedef struct fqi_comm_header {
@@ -53,6 +54,8 @@ void fqi_threads_join(fqi_comm *c);
 
 /* What the environment says: was this process started as one of several? rank: -1 where it is not said. */
 bool fqi_mpi_started(int *rank);
+/* `why` (NULL: no message) with "rank R (HOST): start: " before it, in *out, for a rank that cannot be heard yet. Returns status. */
+fq_status fqi_rank_named(int rank, fq_status status, const fq_err *why, fq_err *out);
 fq_status fqi_mpi_start(const fq_run *run, fqi_comm **out, fq_err *e);
 
 #endif

@@ -202,7 +202,10 @@ fq_status fqi_watch_start(fqi_link *l, fq_err *e)
     sigset_t all, before;
     l->out.layout = LAYOUT;
     memcpy(l->out.host, l->comm->host, sizeof l->out.host);
-    for (int r = 0; r < l->comm->size; r++) snprintf(l->peer[r].phase, sizeof l->peer[r].phase, "start");
+    for (int r = 0; r < l->comm->size; r++) {   /* of one that is never heard */
+        snprintf(l->peer[r].phase, sizeof l->peer[r].phase, "start");
+        snprintf(l->peer[r].host, sizeof l->peer[r].host, "%s", FQI_HOST_UNKNOWN);
+    }
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
     l->running = pthread_create(&l->thread, NULL, watch, l) == 0;

@@ -17,12 +17,14 @@
  *               =signal   raise FAULT_ERRNO as a signal number, then go on
  *               =command  run FAULT_COMMAND in /bin/sh without this library, then go on
  *     FAULT_SEED=N        for the damage of `power`
+ *     FAULT_OWN=NAME      only calls of programs and libraries whose file names begin so, or with "lib" and this (an MPI loads dozens
+ *                         of others, which nobody could list)
  *     FAULT_AUDIT=FILE    when main() has returned or exit() was called: one line per file or folder whose last change
  *                         was never fsynced, i.e. what a success message promised and a power cut would take back
  *
  * Not covered: calls that libc makes inside itself (stdio, opendir) and io_uring, and calls from the libraries of
- * foreign[]: an OpenMP runtime, OpenBLAS, the Fortran library and Open MPI end the process, or crash, where they get no memory,
- * and nobody outside them can change that. They are neither counted nor broken. Output on descriptors 0 to 2 is never
+ * foreign[]: an OpenMP runtime, OpenBLAS and the Fortran library end the process, or crash, where they get no memory, and
+ * nobody outside them can change that. They are neither counted nor broken. Output on descriptors 0 to 2 is never
  * touched. Works in front of a program built with gcc's AddressSanitizer (ASAN_OPTIONS=verify_asan_link_order=0): all
  * calls go on to the next definition, which is then the sanitizer's. */
 #define _GNU_SOURCE 1
@@ -70,7 +72,7 @@ static struct {
     uint64_t nth, every, seed;
     enum fault_mode mode;
     int err;
-    const char *command, *audit;
+    const char *command, *audit, *own[3];
     counters *count;
 } S;
 
@@ -299,8 +301,7 @@ static void run_command(void)
 
 enum verdict { GO_ON, FAIL, SHORT };
 
-static const char *const foreign[] = { "libgomp", "libomp", "libopenblas", "libgfortran", "libquadmath",
-    "libmpi", "libopen-", "libpmix", "libevent", "libhwloc", "libnuma", "libudev", "libltdl", "libpciaccess", "libfabric", "libpsm", "libuc", "libibverbs", "librdmacm", "mca_", NULL };
+static const char *const foreign[] = { "libgomp", "libomp", "libopenblas", "libgfortran", "libquadmath", NULL };
 static const char *const between[] = { "libc.", "libm.", "libpthread.", "ld-linux", NULL };   /* they call for somebody */
 
 /* Does code at this address belong to a library whose file name begins like one of these? */
@@ -314,19 +315,21 @@ static bool belongs_to(const void *at, const char *const *begin)
     return false;
 }
 
+static bool foreign_code(const void *at) { return S.own[0] ? !belongs_to(at, S.own) : belongs_to(at, foreign); }
+
 /* Was this call made for one of foreign[], by itself or through libc? */
 static bool is_foreign(const void *caller)
 {
     int err = errno;
-    bool yes = belongs_to(caller, foreign);
-    if (!yes && belongs_to(caller, between)) {
+    bool yes = foreign_code(caller);
+    if (belongs_to(caller, between)) {
         void *frame[32];
         inside = true;
         int n = backtrace(frame, 32), i = 0;
         inside = false;
         while (i < n && frame[i] != caller) i++;
         while (i < n && belongs_to(frame[i], between)) i++;
-        yes = i < n && belongs_to(frame[i], foreign);
+        yes = i < n ? foreign_code(frame[i]) : S.own[0] != NULL;
     }
     errno = err;
     return yes;
@@ -387,6 +390,13 @@ static void configure(void)
     S.err = (int)env_number("FAULT_ERRNO");
     S.command = getenv("FAULT_COMMAND");
     S.audit = getenv("FAULT_AUDIT");
+    static char with_lib[64];
+    const char *own = getenv("FAULT_OWN");
+    if (own) {
+        snprintf(with_lib, sizeof with_lib, "lib%s", own);
+        S.own[0] = own;
+        S.own[1] = with_lib;
+    }
     S.track = S.audit || S.mode == M_POWER;
     choose_classes(getenv("FAULT_CLASS"));
     S.count = &local_counters;

@@ -156,33 +156,40 @@ static void test_fitted(void **state)
 
 /* ---- quantized ----------------------------------------------------------------------------------------------------- */
 
+static void compare_quantized(const char *family_name, int form, int n)
+{
+    const bool codes = !fqt_is_fp8((fqt_format)form), any = form < FQT_N_FORMAT;
+    const int bits[] = { 4, 8, 3, 2 };
+    const fqt_quant q = { .format = (fqt_format)form, .bits = !codes ? 8 : form == FQT_AWQ ? 4 : bits[n % 4], .group = 32, .block_rows = 32, .asym = any && n % 2,
+                          .order = any ? (fqt_order)(n % FQT_N_ORDER) : FQT_ORDER_PLAIN };
+    fqt_model m = model_for(family_name, n, n % 3, (uint64_t)(form * 10 + n));
+    char name[96];
+    m.hidden = 64;
+    m.head_dim = 16;
+    m.ff = 64 * n;
+    m.moe_ff = m.shared_ff = 32 * n;
+    m.vocab = 128;
+    m.fused = false;
+    const fq_generator_options o = { .context = 64, .exact = n % 2 == 0 };
+    char *dir = fqt_tempdir();
+    fqt_make_quantized(dir, NULL, &m, &q);
+    snprintf(name, sizeof name, "%s, form %d, %d bits, order %d", family_name, form, q.bits, (int)q.order);
+    compare(dir, n, n % 4 == 0 && m.experts > 0 && strstr(family_name, "moe"), &o, name);
+    fqt_remove(dir);
+    free(dir);
+}
+
+/* Every form on every number of ranks; and every family too, the forms in turn. */
 static void test_quantized(void **state)
 {
     (void)state;
     worst = 0;
     for (int form = 0; form < FQT_N_ANY; form++)
-        for (int n = 2; n <= 8; n++) {
-            if (!full() && (form + n) % 6 != 0) continue;
-            const bool codes = !fqt_is_fp8((fqt_format)form), any = form < FQT_N_FORMAT;
-            const int bits[] = { 4, 8, 3, 2 };
-            const fqt_quant q = { .format = (fqt_format)form, .bits = !codes ? 8 : form == FQT_AWQ ? 4 : bits[n % 4], .group = 32, .block_rows = 32, .asym = any && n % 2,
-                                  .order = any ? (fqt_order)(n % FQT_N_ORDER) : FQT_ORDER_PLAIN };
-            fqt_model m = model_for(n % 2 ? "qwen2" : "qwen3_moe", n, n % 3, (uint64_t)(form * 10 + n));
-            char name[64];
-            m.hidden = 64;
-            m.head_dim = 16;
-            m.ff = 64 * n;
-            m.moe_ff = 32 * n;
-            m.vocab = 128;
-            m.fused = false;
-            const fq_generator_options o = { .context = 64, .exact = n % 2 == 0 };
-            char *dir = fqt_tempdir();
-            fqt_make_quantized(dir, NULL, &m, &q);
-            snprintf(name, sizeof name, "form %d, %d bits, order %d", form, q.bits, (int)q.order);
-            compare(dir, n, n % 4 == 0, &o, name);
-            fqt_remove(dir);
-            free(dir);
-        }
+        for (int n = 2; n <= 8; n++)
+            if (full() || (form + n) % 6 == 0) compare_quantized(n % 2 ? "qwen2" : "qwen3_moe", form, n);
+    for (int f = 0; f < (int)COUNT(family); f++)
+        for (int n = 2; n <= 8; n++)
+            if (full() || f % 7 == n - 2) compare_quantized(family[f], (f + 3 * n) % FQT_N_ANY, n);
     printf("quantized: largest difference %.2g of the largest logit\n", worst);
 }
 
