@@ -8,6 +8,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include <xxhash.h>
+
 #include "job/quantize_private.h"
 
 #define EMBED_ROWS 64   /* read at a time */
@@ -68,7 +70,7 @@ fq_status fqi_quant_check_layer(const fqi_quantize *q, int64_t layer, const fqi_
     return FQ_OK;
 }
 
-static fq_status check_embedding(const fqi_quantize *q, fqi_weights *w, fq_err *e)
+static fq_status check_embedding(const fqi_quantize *q, fqi_weights *w, uint64_t *hash, fq_err *e)
 {
     const fq_model *m = &q->decoder.model;
     float *rows = fqi_calloc(EMBED_ROWS, (size_t)m->hidden_size * sizeof *rows);
@@ -78,19 +80,23 @@ static fq_status check_embedding(const fqi_quantize *q, fqi_weights *w, fq_err *
         const int64_t n = m->vocab_size - at < EMBED_ROWS ? m->vocab_size - at : EMBED_ROWS;
         for (int64_t i = 0; i < n; i++) id[i] = (uint32_t)(at + i);
         s = fqi_weights_embed(w, id, (size_t)n, rows, e);
+        if (s == FQ_OK) *hash = XXH3_64bits_withSeed(rows, (size_t)(n * m->hidden_size) * sizeof *rows, *hash);
     }
     free(rows);
     return s;
 }
 
-fq_status fqi_quant_check_rest(const fqi_quantize *q, fqi_weights *w, int64_t head_rows, const fqi_kernels *k, fq_err *e)
+fq_status fqi_quant_check_rest(const fqi_quantize *q, fqi_weights *w, int64_t head_rows, const fqi_kernels *k, uint64_t *hash, fq_err *e)
 {
     const int64_t vocab = q->decoder.model.vocab_size;
-    if (!fqi_weights_final_norm(w, e)) return e ? e->code : FQ_E_IO;
+    const float *norm = fqi_weights_final_norm(w, e);
+    if (!norm) return e ? e->code : FQ_E_IO;
+    *hash = XXH3_64bits(norm, (size_t)q->decoder.model.hidden_size * sizeof *norm);
     for (int64_t at = 0; at < vocab; at += head_rows) {
         fqi_matrix head;
         FQI_TRY(fqi_weights_head(w, at, vocab - at < head_rows ? vocab - at : head_rows, &head, e));
+        *hash = XXH3_64bits_withSeed(head.data, (size_t)(head.rows * head.cols) * (fq_dtype_bits(head.dtype) / 8), *hash);
         if (q->o->lm_head) FQI_TRY(fqi_quant_check_matrix(q, &q->modules.at[q->modules.n - 1], &head, k, e));   /* all rows at once then */
     }
-    return q->fitting.ckpt->info.tied ? FQ_OK : check_embedding(q, w, e);
+    return q->fitting.ckpt->info.tied ? FQ_OK : check_embedding(q, w, hash, e);
 }

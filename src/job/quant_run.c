@@ -204,7 +204,12 @@ static void end_layers(fqi_quantize *q, double *since)
  * longer than this would, and finds it when it comes to the layer. */
 static fq_status check_weights(quant_run *r, fq_err *e)
 {
-    FQI_TRY(fqi_quant_check_rest(r->q, r->weights, r->head_rows, r->compute.kernel, e));
+    const bool fresh = r->next < r->first_tensor[0] + 1;
+    uint64_t hash;
+    if (!fresh && !r->comm) return FQ_OK;
+    FQI_TRY(fqi_quant_check_rest(r->q, r->weights, r->head_rows, r->compute.kernel, &hash, e));
+    FQI_TRY(fqi_quant_ranks_rest(r->q, hash, e));   /* also of a run that goes on: its ranks may be others */
+    if (!fresh) return FQ_OK;
     for (int64_t layer = fqi_comm_rank(r->comm); calibrates(r->q) && layer < r->n_layer; layer += fqi_comm_size(r->comm)) {   /* dealt round */
         const fqi_layer_weights *w;
         FQI_TRY(fqi_weights_layer(r->weights, layer, &w, e));
@@ -299,21 +304,6 @@ static fq_status keep(quant_run *r, const fqi_made_layer *made, int64_t layer, f
     return fqi_quant_reports_save(r->q, r->dir, made->first, made->n, r->key, e);
 }
 
-/* Headers were the same everywhere; weights are compared when they come. */
-static fq_status same_weights(const quant_run *r, int64_t layer, const fqi_layer_weights *w, fq_err *e)
-{
-    const fqi_quantize *q = r->q;
-    char what[64];
-    uint64_t hash = 0;
-    if (!r->comm) return FQ_OK;
-    for (size_t i = q->modules.first_of_layer[layer]; i < q->modules.first_of_layer[layer + 1]; i++) {
-        const fqi_matrix *m = fqi_module_matrix(w, &q->modules.at[i]);
-        hash = XXH3_64bits_withSeed(m->data, (size_t)(m->rows * m->cols) * (fq_dtype_bits(m->dtype) / 8), hash);
-    }
-    snprintf(what, sizeof what, "content of the weights of layer %" PRId64, layer);
-    return fqi_comm_same(r->comm, what, &hash, sizeof hash, e);
-}
-
 static fq_status do_layer(quant_run *r, int64_t layer, bool wanted, fq_err *e)
 {
     fqi_quantize *q = r->q;
@@ -325,7 +315,7 @@ static fq_status do_layer(quant_run *r, int64_t layer, bool wanted, fq_err *e)
     if (!made) return fqi_fail_nomem(e, "codes of a layer");
     *made = (fqi_made_layer){ .first = q->modules.first_of_layer[layer], .tensor = SIZE_MAX };
     made->n = q->modules.first_of_layer[layer + 1] - made->first;
-    fq_status s = same_weights(r, layer, w, e);
+    fq_status s = fqi_quant_ranks_layer(q, layer, w, e);
     if (s == FQ_OK) s = fqi_quant_layer(&job, layer, w, &made->codes, e);
     if (s == FQ_OK) s = take_report(r, &made->codes, made->first, e);
     if (s == FQ_OK) s = keep(r, made, layer, e);
@@ -423,7 +413,7 @@ static fq_status run_all(quant_run *r, uint64_t *resumed_bytes, fq_err *e)
     FQI_TRY(build(r, e));
     FQI_TRY(open_stream(r, resumed_bytes, e));
     fqi_comm_phase(r->comm, "check of the weights");
-    if (r->next < r->first_tensor[0] + 1) FQI_TRY(check_weights(r, e));
+    FQI_TRY(check_weights(r, e));
     end_stage(r->q, "check of the weights", &since);
     fqi_comm_phase(r->comm, "embeddings");
     if (r->writes && r->next < r->first_tensor[0]) FQI_TRY(fqi_stream_write(r->stream, r->first_tensor[0], e));

@@ -99,6 +99,10 @@ fq_status fqi_quant_check_groups(const fqi_quantize *q, fq_err *e);   /* "group"
 fq_status fqi_quant_ranks_agree(fqi_quantize *q, fq_err *e);
 /* Collective. Rank 0's calibration to all. */
 fq_status fqi_quant_ranks_calib(fqi_quantize *q, fq_err *e);
+/* Collective. Headers were the same everywhere; the content of weights is compared when it comes: of a layer, all of it; of the rest
+ * (fqi_quant_check_rest), its hash. "ranks-differ". */
+fq_status fqi_quant_ranks_layer(const fqi_quantize *q, int64_t layer, const fqi_layer_weights *w, fq_err *e);
+fq_status fqi_quant_ranks_rest(const fqi_quantize *q, uint64_t hash, fq_err *e);
 /* Collective. Rank 0's staging folder, in memory of each rank's own. */
 fq_status fqi_quant_ranks_dir(fqi_comm *c, const char *mine, char **dir, fq_err *e);
 
@@ -106,8 +110,8 @@ fq_status fqi_quant_ranks_dir(fqi_comm *c, const char *mine, char **dir, fq_err 
 /* FQ_E_NUMERIC "scale-range": a weight of the layer's modules that no stored scale reaches, with its place. */
 fq_status fqi_quant_check_layer(const fqi_quantize *q, int64_t layer, const fqi_layer_weights *w, const fqi_kernels *k, fq_err *e);
 /* The final norm, the output head (head_rows at a time, as w was made for; with the check above if it is quantized) and the embedding, read once: "non-finite" is
- * what the reader says. */
-fq_status fqi_quant_check_rest(const fqi_quantize *q, fqi_weights *w, int64_t head_rows, const fqi_kernels *k, fq_err *e);
+ * what the reader says. *hash: of their bytes. */
+fq_status fqi_quant_check_rest(const fqi_quantize *q, fqi_weights *w, int64_t head_rows, const fqi_kernels *k, uint64_t *hash, fq_err *e);
 
 /* ---- quant_keys.c ---- */
 void fqi_quant_keys(fqi_quantize *q);                             /* q->key, q->options_hash; when everything else is decided */
