@@ -846,8 +846,9 @@ typedef struct fq_slice_fault {
     const char *tensor;             /* the first with this fault, as stored, not escaped; "" = none */
     const char *text;               /* one line, escaped */
     size_t n_tensor;                /* that have it; 0 = not counted */
-    /* FQ_SLICE_DIFFERS: the first element that differs, by rank, row, column. */
-    int rank;                       /* -1: not of one rank */
+    /* FQ_SLICE_DIFFERS: the first element that differs, by rank, row, column. FQ_SLICE_REFUSED for a group that ranks share: the first rank that has a part
+     * of it, and its first input channel. */
+    int rank;                       /* -1: not of one rank, or of all */
     int64_t row, col;               /* of the whole matrix: output and input channel; -1: it is not about an element */
     double expected, found;         /* what the checkpoint says, and what the engine computes with */
     bool beyond;                    /* the rank has no scale there: the kernel reads behind its end, and nothing says what it finds */

@@ -107,7 +107,7 @@ static fq_status read_ct_ints(const fq_ckpt *c, const json_t *group, scheme *s, 
     if (type && !is_text(type, "int")) return refuse(c, "type", type, "int", e);
     if (strategy && !is_text(strategy, "group") && !is_text(strategy, "channel")) return refuse(c, "strategy", strategy, "group or channel", e);
     if (!inputs) return FQ_OK;
-    s->rounds_inputs = true;
+    s->rounds_inputs = s->rounds_ints_inputs = true;
     if (is_text(not_null(inputs, "type"), "float") && json_integer_value(json_object_get(inputs, "num_bits")) == 8 && json_is_true(json_object_get(inputs, "dynamic"))) return FQ_OK;
     return refuse(c, "input_activations", inputs, "null (weights only), or FP8 that is scaled at run time", e);
 }

@@ -22,6 +22,7 @@ typedef struct fqi_quant_scheme {
     int64_t block[2];         /* output x input channels of an FP8 block; 0: there are none */
     bool sym, zeros_v1, order;
     bool rounds_inputs;       /* engines round activations too: results of theirs differ by that */
+    bool rounds_ints_inputs;  /* those of layers of integers (W4AFP8) */
     bool varies;              /* the numbers above are those of some modules only: shapes tell */
 } fqi_quant_scheme;
 

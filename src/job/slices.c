@@ -315,7 +315,7 @@ static fq_status check_linear(slices *v, const fq_plan_entry *entry, unsigned en
 {
     const linear *l = &v->linear[i];
     const bool whole = v->o->expert_parallel && l->bit & FQI_L_EXPERT, row = is_row_parallel(l->bit) && !whole;
-    const fqi_load *load = fqi_load_find(engine, format, l->bit, v->order, v->scheme.rounds_inputs);
+    const fqi_load *load = fqi_load_find(engine, format, l->bit, v->order, v->scheme.rounds_ints_inputs);
     if (!load || (row && l->q.size.cols % v->o->tp != 0)) return FQ_OK;   /* the latter is refused by a rule of the plan */
     fqi_slice_case c = { .load = load, .cut = { .cols = l->q.size.cols, .group = l->q.size.group_cols, .tp = row ? v->o->tp : 1 }, .order_read = load->group == FQI_LOAD_ORDER };
     fqi_slice_diff d;
