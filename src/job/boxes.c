@@ -47,6 +47,15 @@ static uint64_t n_row(const rows *r) { return r->outer * r->inner; }
 static uint64_t src_at(const rows *r, uint64_t i) { return r->src + i / r->inner * r->src_outer + i % r->inner * r->src_inner; }
 static uint64_t to_at(const rows *r, uint64_t i) { return r->to + i / r->inner * r->to_outer + i % r->inner * r->to_inner; }
 
+fqi_box fqi_box_whole(const fqi_tensor *x, bool same, fqi_boxed *out)
+{
+    const int64_t n = (int64_t)x->bytes;
+    out->shape[0] = out->shape[1] = 1;
+    out->shape[2] = n;
+    out->entry_bytes = 1;
+    return (fqi_box){ .src = x, .whole = { 1, 1, n }, .n = { 1, 1, n }, .same = same };
+}
+
 /* ---- files ---- */
 
 fq_status fqi_boxes_open(fqi_boxes *b, fq_err *e)

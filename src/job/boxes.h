@@ -46,6 +46,14 @@ typedef struct fqi_boxes {
     fqi_boxed now; size_t i;                          /* the tensor in hand */
 } fqi_boxes;
 
+/* A shape in three dimensions, those that the tensor does not have in front. rank <= 3. */
+static inline void fqi_box_lengths(const int64_t *shape, int rank, int64_t out[3])
+{
+    for (int d = 0; d < 3; d++) out[d] = d < 3 - rank ? 1 : shape[d - (3 - rank)];
+}
+/* All of x and nothing else: one row of bytes, whatever its dimensions and entries. Sets out's shape and entries, not its list of boxes. */
+fqi_box fqi_box_whole(const fqi_tensor *x, bool same, fqi_boxed *out);
+
 /* ckpt, describe, user, hashes and differs are set by the caller; freed by the caller also on failure. */
 fq_status fqi_boxes_open(fqi_boxes *b, fq_err *e);
 void fqi_boxes_close(fqi_boxes *b);   /* zeroed is fine */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_KEPT ((uint64_t)1 << 32)
 #define JOURNAL "fitq.journal"
 
 static char *with_suffix(const char *path, const char *suffix)
@@ -113,6 +114,15 @@ fq_status fqi_outdir_write(const fqi_outdir *o, const char *name, const char *te
     if (s == FQ_OK) s = fqi_writer_put(&w, text, n, e);
     if (s == FQ_OK) s = fqi_writer_close(&w, e);
     else fqi_writer_abandon(&w);
+    free(path);
+    return s;
+}
+
+fq_status fqi_outdir_keep(const char *dir, const char *name, char **out, size_t *n, fq_err *e)
+{
+    char *path = fqi_path_join(dir, name);
+    fq_status s = path ? FQ_OK : fqi_fail_nomem(e, "path");
+    if (s == FQ_OK && fqi_path_exists(path)) s = fqi_file_slurp(path, MAX_KEPT, out, n, e);
     free(path);
     return s;
 }

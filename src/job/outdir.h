@@ -31,6 +31,8 @@ fq_status fqi_outdir_open(fqi_outdir *o, const char *source_dir, const char *tar
 fq_status fqi_outdir_begin(const fqi_outdir *o, bool resume, const fq_run *run, fq_err *e);
 /* One file of the result. */
 fq_status fqi_outdir_write(const fqi_outdir *o, const char *name, const char *text, size_t n, fq_err *e);
+/* The text of DIR/name, for a job that writes it again as it is; *out stays NULL if there is none. Caller frees *out. */
+fq_status fqi_outdir_keep(const char *dir, const char *name, char **out, size_t *n, fq_err *e);
 /* Copies everything of the source folder that is neither weights nor written by fitq (tokenizer, templates, code, ...), folders
  * included; files keep their permission bits, and a link to a file becomes the file. Left out, with one log line each that names
  * the path inside the source: other copies of the weights (pytorch_model.bin beside safetensors, GGUF, ...), hidden folders

@@ -12,16 +12,11 @@
 #include "job/outdir.h"
 #include "job/shard_private.h"
 
-#define MAX_ORDER ((uint64_t)1 << 32)
-
-/* A file of the source that fitq wrote: it is the record of what was done before, and unshard gives it back. */
-static fq_status keep_file(const fqi_shard_job *j, const char *name, char **out, size_t *n, fq_err *e)
+/* What readers of the result should know. */
+static void say_engines(const fqi_shard_job *j)
 {
-    char *path = fqi_path_join(j->ckpt->dir, name);
-    fq_status s = path ? FQ_OK : fqi_fail_nomem(e, "path");
-    if (s == FQ_OK && fqi_path_exists(path)) s = fqi_file_slurp(path, MAX_ORDER, out, n, e);
-    free(path);
-    return s;
+    if (j->run->log && j->o->names == FQ_NAMES_ENGINE && j->ckpt->info.model.quant != FQ_QUANT_NONE)
+        j->run->log(j->run->user, FQ_LOG_WARN, "quantized weights under engines' names are for vllm: SGLang rearranges its parameters before it loads such files, and does not refuse those of another form");
 }
 
 static fq_status prepare(fqi_shard_job *j, fq_err *e)
@@ -35,8 +30,10 @@ static fq_status prepare(fqi_shard_job *j, fq_err *e)
     FQI_TRY(fqi_rank_cuts_make(j->ckpt, &j->parts, j->o->tp, j->o->expert_parallel, &j->cuts, e));
     FQI_TRY(fqi_shard_sets(j, e));
     FQI_TRY(fqi_shard_table(j, e));
-    if (j->ckpt->info.fitted) FQI_TRY(keep_file(j, FQI_PROV_FILE, &j->prov, &j->n_prov, e));
-    return j->ckpt->info.fitted ? keep_file(j, FQI_ORDER_FILE, &j->order, &j->n_order, e) : FQ_OK;
+    say_engines(j);
+    if (!j->ckpt->info.fitted) return FQ_OK;
+    FQI_TRY(fqi_outdir_keep(j->ckpt->dir, FQI_PROV_FILE, &j->prov, &j->n_prov, e));   /* the record of what was done before: unshard gives it back */
+    return fqi_outdir_keep(j->ckpt->dir, FQI_ORDER_FILE, &j->order, &j->n_order, e);
 }
 
 static void list_tensors(const fqi_shard_job *j)

@@ -29,23 +29,6 @@ static void shape_of(const fqi_shard_job *j, const fqi_shard_set *s, int rank, i
     if (s->rows_pad > 0) shape[0] = s->rows_pad;
 }
 
-/* Three dimensions, those that a tensor does not have in front. */
-static void align(const int64_t *shape, int rank, int64_t out[3])
-{
-    for (int d = 0; d < 3; d++) out[d] = d < 3 - rank ? 1 : shape[d - (3 - rank)];
-}
-
-/* Whole tensors are one row of bytes, whatever their dimensions and entries. */
-static void describe_whole(fqi_shard_job *j, const fqi_tensor *t, fqi_boxed *out)
-{
-    const int64_t n = (int64_t)t->bytes;
-    j->box[0] = (fqi_box){ .src = t, .whole = { 1, 1, n }, .n = { 1, 1, n } };
-    out->shape[0] = out->shape[1] = 1;
-    out->shape[2] = n;
-    out->entry_bytes = 1;
-    out->n_box = 1;
-}
-
 /* Boxes of a member whose part begins at entry `at` of dimension s->dim. */
 static void add_member(fqi_shard_job *j, const fqi_shard_set *s, int m, int rank, int64_t at, fqi_boxed *out)
 {
@@ -55,7 +38,7 @@ static void add_member(fqi_shard_job *j, const fqi_shard_set *s, int m, int rank
     for (int p = 0; p < c->parts; p++) {
         fqi_box *b = &j->box[out->n_box++];
         *b = (fqi_box){ .src = t, .same = m > 0 && s->dim < 0 };
-        align(t->shape, t->rank, b->whole);
+        fqi_box_lengths(t->shape, t->rank, b->whole);
         memcpy(b->n, b->whole, sizeof b->n);
         if (cut >= 0) {
             b->n[cut] = c->range[rank].n;
@@ -76,11 +59,12 @@ fq_status fqi_shard_describe(void *user, size_t item, fqi_boxed *out, fq_err *e)
     (void)e;
     *out = (fqi_boxed){ .name = s->name, .box = j->box, .entry_bytes = fq_dtype_bits((fq_dtype)t->dtype) / 8, .gaps = s->rows_pad > 0 };
     if (s->rest || (s->n_member == 1 && s->rows_pad == 0 && j->cuts.of[s->member[0]]->dim < 0)) {
-        describe_whole(j, t, out);
+        j->box[0] = fqi_box_whole(t, false, out);
+        out->n_box = 1;
         return FQ_OK;
     }
     shape_of(j, s, rank, shape);
-    align(shape, t->rank, out->shape);
+    fqi_box_lengths(shape, t->rank, out->shape);
     for (int m = 0; m < s->n_member; m++) {
         add_member(j, s, m, rank, at, out);
         if (s->dim >= 0) at += length_of(j, s->member[m], rank, s->dim);

@@ -57,11 +57,6 @@ static bool fits(const fqi_rank_tensor *t, const fqi_rank_cut *c, int rank, cons
     return true;
 }
 
-static void align(const int64_t *shape, int rank, int64_t out[3])
-{
-    for (int d = 0; d < 3; d++) out[d] = d < 3 - rank ? 1 : shape[d - (3 - rank)];
-}
-
 static fq_status add_box(unshard_job *j, fqi_boxed *out, const fqi_box *b, fq_err *e)
 {
     if (!fqi_grow((void **)&j->box, &j->cap_box, out->n_box + 1, sizeof *j->box)) return fqi_fail_nomem(e, "tensor table");
@@ -72,30 +67,27 @@ static fq_status add_box(unshard_job *j, fqi_boxed *out, const fqi_box *b, fq_er
 /* A tensor that x has all of, and no more than it: bytes, whatever they mean. */
 static fq_status add_whole(unshard_job *j, const fqi_rank_tensor *t, const fqi_tensor *x, bool same, fqi_boxed *out, fq_err *e)
 {
-    const int64_t n = (int64_t)x->bytes;
     if (t->at_dim >= 0) {   /* a part of a fused one, or rows that were rounded up */
         fqi_box b = { .src = x, .same = same };
-        align(x->shape, x->rank, b.whole);
-        align(t->shape, t->rank, b.n);
+        fqi_box_lengths(x->shape, x->rank, b.whole);
+        fqi_box_lengths(t->shape, t->rank, b.n);
         b.from[3 - t->rank + t->at_dim] = t->at;
-        align(t->shape, t->rank, out->shape);
+        fqi_box_lengths(t->shape, t->rank, out->shape);
         return add_box(j, out, &b, e);
     }
-    out->shape[0] = out->shape[1] = 1;
-    out->shape[2] = n;
-    out->entry_bytes = 1;
-    return add_box(j, out, &(fqi_box){ .src = x, .whole = { 1, 1, n }, .n = { 1, 1, n }, .same = same }, e);
+    const fqi_box b = fqi_box_whole(x, same, out);
+    return add_box(j, out, &b, e);
 }
 
 static fq_status add_cut(unshard_job *j, const fqi_rank_tensor *t, const fqi_tensor *x, int rank, bool same, fqi_boxed *out, fq_err *e)
 {
     const fqi_rank_cut *c = t->cut;
     const int front = 3 - t->rank, cut = c->dim + front;
-    align(t->shape, t->rank, out->shape);
+    fqi_box_lengths(t->shape, t->rank, out->shape);
     for (int p = 0; p < c->parts; p++) {
         fqi_box b = { .src = x, .same = same };
-        align(x->shape, x->rank, b.whole);
-        align(t->shape, t->rank, b.n);
+        fqi_box_lengths(x->shape, x->rank, b.whole);
+        fqi_box_lengths(t->shape, t->rank, b.n);
         b.n[cut] = c->range[rank].n;
         b.to[cut] = p * (c->length / c->parts) + c->range[rank].first;
         if (t->at_dim >= 0) b.from[t->at_dim + front] = t->at;
@@ -241,15 +233,6 @@ static fq_status make_table(unshard_job *j, fq_err *e)
 
 /* ---- the job ---- */
 
-static fq_status keep_file(const unshard_job *j, const char *name, bool must, char **out, size_t *n, fq_err *e)
-{
-    char *path = fqi_path_join(j->o->source, name);
-    fq_status s = path ? FQ_OK : fqi_fail_nomem(e, "path");
-    if (s == FQ_OK && (must || fqi_path_exists(path))) s = fqi_file_slurp(path, (uint64_t)1 << 32, out, n, e);
-    free(path);
-    return s;
-}
-
 /* Files that the record names and that are not there would be as many errors of the catalogue. */
 static fq_status check_files(const unshard_job *j, fq_err *e)
 {
@@ -285,9 +268,10 @@ static fq_status prepare(unshard_job *j, fq_err *e)
     FQI_TRY(fqi_rank_files_load(j->o->source, &j->files, e));
     FQI_TRY(check_files(j, e));
     FQI_TRY(fqi_ckpt_open_apart(j->o->source, j->files.file, j->files.n_file, &j->ckpt, e));
-    FQI_TRY(keep_file(j, "config.json", true, &j->config, &j->n_config, e));
-    FQI_TRY(keep_file(j, FQI_PROV_FILE, false, &j->prov, &j->n_prov, e));
-    FQI_TRY(keep_file(j, FQI_ORDER_FILE, false, &j->order, &j->n_order, e));
+    FQI_TRY(fqi_outdir_keep(j->o->source, "config.json", &j->config, &j->n_config, e));
+    FQI_TRY(fqi_outdir_keep(j->o->source, FQI_PROV_FILE, &j->prov, &j->n_prov, e));
+    FQI_TRY(fqi_outdir_keep(j->o->source, FQI_ORDER_FILE, &j->order, &j->n_order, e));
+    if (!j->config) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "config-missing", "found no config.json beside the ranks' files, expected the one that fitq shard copied");
     FQI_TRY(make_table(j, e));
     j->boxes = (fqi_boxes){ .ckpt = j->ckpt, .describe = describe, .user = j,
                             .differs = { FQ_E_DIFFERS, "rank-copies", "found other bytes than another rank has of the same part, expected copies" } };

@@ -10,3 +10,5 @@ fitq shard $t -o engine --tp 2 --names engine --shard-size 2MB --json --quiet | 
 ls -A engine
 fitq unshard engine -o back2 --quiet | head -1 | sed 's/in [0-9.]* s/in T s/'
 cmp back/model.safetensors back2/model.safetensors && echo same
+fitq quantize $t -o int4 --group-size 64 --method rtn --quiet > log 2>&1
+fitq shard int4 -o int4-engine --tp 2 --names engine | sed 's/in [0-9.]* s/in T s/'
