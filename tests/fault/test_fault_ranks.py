@@ -8,6 +8,7 @@ Hidden states do not fit into the memory that is given, so rank 1 writes too: to
 FITQ_FULL=1: the Nth call of each kind, on each rank (sampled; seed printed, FITQ_SEED repeats it), and a file system that is really full, where one
 can be mounted."""
 import errno
+import itertools
 import os
 import random
 import re
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.environ.get('FITQ_SOURCE_DIR', os.path.dirname(os.path.dirname(HERE)))
@@ -53,7 +55,7 @@ def files(folder):
 
 class Lab:
     def __init__(self, work):
-        self.work, self.serial = work, 0
+        self.work, self.serial = work, itertools.count(1)
         self.model, self.ids = os.path.join(work, 'model'), os.path.join(work, 'ids')
         experts_model.make(self.model, 2, 1)
         with open(self.ids, 'w', encoding='ascii') as f:
@@ -72,8 +74,7 @@ class Lab:
         self.memory = int(least.group(1)) + 1   # processes are not always as large
 
     def folder(self):
-        self.serial += 1
-        d = os.path.join(self.work, f'e{self.serial}')
+        d = os.path.join(self.work, f'e{next(self.serial)}')
         for name in ('scratch0', 'scratch1'):
             os.makedirs(os.path.join(d, name))
         return d
@@ -160,8 +161,11 @@ def one(lab, rank, fault, codes, pattern, may_succeed=False):
 
 def disk_full(lab):
     """Rank 1: its scratch folder; rank 0: the output."""
-    for rank, nth, pattern in ((1, 12, r'\S*/scratch1: .*' + FULL_DISK), (0, 12, r'\S*/(out.fitq-partial|scratch0)\S*: .*' + FULL_DISK)):
-        one(lab, rank, {'class': 'write', 'nth': nth, 'sticky': 1, 'errno': errno.ENOSPC}, [4], pattern)
+    def fill(row):
+        rank, pattern = row
+        one(lab, rank, {'class': 'write', 'nth': 12, 'sticky': 1, 'errno': errno.ENOSPC}, [4], pattern + FULL_DISK)
+    with ThreadPoolExecutor(2) as pool:   # they wait more than they compute
+        list(pool.map(fill, ((0, r'\S*/(out.fitq-partial|scratch0)\S*: .*'), (1, r'\S*/scratch1: .*'))))
 
 
 def pick(rng, n, most):
