@@ -34,7 +34,7 @@ typedef struct fqi_link {
     fqi_beat out, in;
     double woke, stopping, failed;     /* seconds; 0 = not yet */
     char failure[sizeof ((fq_err *)0)->text]; int failure_status;
-    bool over;                         /* another rank ends the job */
+    bool over; double over_since;      /* another rank ends the job, and has said why */
 } fqi_link;
 
 fq_status fqi_watch_start(fqi_link *l, fq_err *e);

@@ -23,6 +23,7 @@
 #define BEFORE 0.8        /* when we are asked to end: so silent was a process that died a second ago, before all were asked */
 #define GRACE 6.0         /* from a rank's failure to the end of all */
 #define ASLEEP 2.0        /* a tick that took that long: we did not run */
+#define LEFT 2.0          /* from hearing that a rank has ended the job to ending too: mpirun ends us sooner, srun after 30 seconds */
 
 static double now(void)
 {
@@ -34,7 +35,7 @@ static double now(void)
 /* MPI_Abort has been seen to hang; an alarm does not. */
 void fqi_watch_give_up(fqi_link *l, fq_status status, const char *line)
 {
-    if (l->run->lost) l->run->lost(l->run->user, line);
+    if (l->run->lost && *line) l->run->lost(l->run->user, line);
     (void)signal(SIGALRM, SIG_DFL);
     (void)alarm(4);
     sigset_t just;
@@ -50,12 +51,13 @@ void fqi_watch_give_up(fqi_link *l, fq_status status, const char *line)
 static int first_peer(const fqi_link *l) { return l->comm->rank == 0 ? 1 : 0; }
 static int end_peer(const fqi_link *l) { return l->comm->rank == 0 ? l->comm->size : 1; }
 
-static void speak(fqi_link *l)
+/* To ranks [first, end) but this one. */
+static void speak(fqi_link *l, int first, int end)
 {
     char why[FQI_MPI_WHY];
     const int n = l->out.status ? (int)sizeof l->out : (int)offsetof(fqi_beat, text);
     bool free_now = true;
-    for (int r = first_peer(l); r < end_peer(l); r++) {
+    for (int r = first; r < end; r++) {
         int done = 0;
         if (l->mpi->test(1, &l->sent[r], &done, why) != 0 || !done) free_now = false;
     }
@@ -64,9 +66,9 @@ static void speak(fqi_link *l)
         memcpy(l->out.phase, l->comm->phase, sizeof l->out.phase);
         pthread_mutex_unlock(&l->comm->lock);
     }
-    for (int r = first_peer(l); r < end_peer(l); r++) {
+    for (int r = first; r < end; r++) {
         int done = 0;
-        if (l->mpi->test(1, &l->sent[r], &done, why) == 0 && done) (void)l->mpi->send(r, FQI_TAG_BEAT, &l->out, n, &l->sent[r], why);
+        if (r != l->comm->rank && l->mpi->test(1, &l->sent[r], &done, why) == 0 && done) (void)l->mpi->send(r, FQI_TAG_BEAT, &l->out, n, &l->sent[r], why);
     }
 }
 
@@ -134,9 +136,14 @@ static bool judge(fqi_link *l, fq_status *status, char line[sizeof ((fq_err *)0)
     if (t - l->woke > ASLEEP)
         for (int r = first_peer(l); r < end_peer(l); r++) l->peer[r].heard = t;
     l->woke = t;
-    if (l->over) return false;   /* one voice is enough */
+    if (l->over) {   /* one voice is enough */
+        if (l->over_since <= 0) l->over_since = t;
+        *status = FQ_E_PEER;
+        line[0] = '\0';
+        return t - l->over_since > LEFT;
+    }
     if (l->stopping <= 0 && l->run->cancelled && l->run->cancelled(l->run->user)) l->stopping = t;
-    if (l->stopping > 0 && l->failed <= 0 && l->comm->rank < 2 && ((t - l->stopping > SILENT && (who = silent(l, t, SILENT)) >= 0) || (who = silent(l, l->stopping, BEFORE)) >= 0)) {
+    if (l->stopping > 0 && l->failed <= 0 && ((t - l->stopping > SILENT + patience && (who = silent(l, t, SILENT + patience)) >= 0) || (patience <= 0 && (who = silent(l, l->stopping, BEFORE)) >= 0))) {
         *status = describe(l, who, t - l->peer[who].heard, "one: it has ended or was killed", line);
         return true;
     }
@@ -152,12 +159,12 @@ static bool judge(fqi_link *l, fq_status *status, char line[sizeof ((fq_err *)0)
     return false;
 }
 
-/* Says it until it has gone out, but not for long: a peer may be what is stopped. */
+/* Says it to all, for rank 0 may be the one that is gone, until it has gone out; but not for long: a peer may be what is stopped. */
 static void tell(fqi_link *l)
 {
     const struct timespec nap = { .tv_nsec = 10000000 };
-    for (int i = 0; i < 15; i++) {
-        speak(l);
+    for (int i = 0; i < 30; i++) {
+        speak(l, 0, l->comm->size);
         hear(l);
         (void)nanosleep(&nap, NULL);
     }
@@ -174,7 +181,7 @@ static void *watch(void *arg)
     while (!l->stop) {
         struct timespec until;
         if (l->out.status) note_failure(l, l->comm->rank, &l->out);
-        speak(l);
+        speak(l, first_peer(l), end_peer(l));
         hear(l);
         const bool over = judge(l, &status, line);
         if (over) {
