@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Measures `fitq pad` against `cp -r` of the same folder, `fitq plan` on config files, and the header bomb.
+"""Measures `fitq pad`, `fitq shard` and `fitq unshard` against `cp -r` of the same folder, `fitq plan` on config files, and the header bomb.
 
     run_pad.py pad --model DIR [--layouts tail,interleave,spread] [--rounds 2] [--cold] [--keep-going]
+    run_pad.py shard --model DIR [--tp 2,8] [--rounds 2] [--cold]
     run_pad.py plan CONFIG_DIR
     run_pad.py bomb FILE...
 
 `pad` alternates: cp, layout 1, cp, layout 2, ... for the given rounds, outputs on the disk of the model and deleted in between;
 nothing else is done to the caches (--cold drops them before each step, needs root). `cp -r` returns before the data is on the
-disk and fitq does not, so `cp -r && sync` is measured too, once per round. Rows go to bench/results/HOST-pad.csv. Peak RSS
+disk and fitq does not, so `cp -r && sync` is measured too, once per round. Rows go to bench/results/HOST-pad.csv (shard: HOST-shard.csv). Peak RSS
 is what the kernel counted for the child; a few MiB of it are this script's, which the child had before it became fitq.
 Environment: FITQ_BINARY (default build/release/fitq).
 """
@@ -56,38 +57,61 @@ def append(name, head, rows):
     print("rows in", path)
 
 
-def pad(a):
-    size = folder_bytes(a.model)
-    out = a.model.rstrip("/") + ".bench-out"
-    rows, seconds = [], {}
+class Turns:
+    """Commands in turn, each of which reads a folder and writes another, with what they took."""
 
-    def step(name, args, layout=""):
-        if a.cold:
+    def __init__(self, a):
+        self.a, self.rows, self.seconds = a, [], {}
+
+    def step(self, name, args, out, variant="", source=None):
+        source = source or self.a.model
+        size = folder_bytes(source)
+        if self.a.cold:
             with open("/proc/sys/vm/drop_caches", "w") as f:
                 f.write("3")
         s, mib, cpu, code = measure(args)
         if code != 0:
-            print(f"{name} {layout}: exit {code}")
-            if not a.keep_going:
+            print(f"{name} {variant}: exit {code}")
+            if not self.a.keep_going:
                 sys.exit(1)
-        seconds.setdefault((name, layout), []).append(s)
-        rows.append([time.strftime("%Y-%m-%d"), os.path.basename(a.model.rstrip("/")), size, name, layout, "cold" if a.cold else "warm",
-                     f"{s:.2f}", f"{size / s / 1e9:.2f}", f"{cpu:.2f}", f"{mib:.0f}"])
-        print(f"{name:10} {layout:11} {s:7.2f} s  {size / s / 1e9:5.2f} GB/s  cpu {cpu:6.2f} s  peak {mib:6.0f} MiB", flush=True)
-        shutil.rmtree(out, ignore_errors=True)
+        self.seconds.setdefault((name, variant), []).append(s)
+        self.rows.append([time.strftime("%Y-%m-%d"), os.path.basename(source.rstrip("/")), size, name, variant, "cold" if self.a.cold else "warm",
+                          f"{s:.2f}", f"{size / s / 1e9:.2f}", f"{cpu:.2f}", f"{mib:.0f}"])
+        print(f"{name:12} {variant:11} {s:7.2f} s  {size / s / 1e9:5.2f} GB/s  cpu {cpu:6.2f} s  peak {mib:6.0f} MiB", flush=True)
+        if out:
+            shutil.rmtree(out, ignore_errors=True)
         os.sync()
 
+    def end(self, name):
+        cp = statistics.median(self.seconds[("cp -r", "")])
+        cps = statistics.median(self.seconds[("cp -r+sync", "")])
+        for (command, variant), s in self.seconds.items():
+            m = statistics.median(s)
+            print(f"{command:12} {variant:11} median {m:7.2f} s = {m / cp:.2f} x cp -r = {m / cps:.2f} x (cp -r && sync)")
+        append(name, ["date", "model", "bytes", "command", "layout", "cache", "seconds", "gb_per_s", "cpu_seconds", "peak_rss_mib"], self.rows)
+
+
+def pad(a):
+    out, turns = a.model.rstrip("/") + ".bench-out", Turns(a)
     for _ in range(a.rounds):
         for layout in a.layouts.split(","):
-            step("cp -r", ["cp", "-r", a.model, out])
-            step("fitq pad", [FITQ, "pad", a.model, "-o", out, "--layout", layout] + a.args.split(), layout)
-        step("cp -r+sync", ["sh", "-c", 'cp -r "$0" "$1" && sync', a.model, out])
-    cp = statistics.median(seconds[("cp -r", "")])
-    cps = statistics.median(seconds[("cp -r+sync", "")])
-    for (name, layout), s in seconds.items():
-        m = statistics.median(s)
-        print(f"{name:10} {layout:11} median {m:7.2f} s = {m / cp:.2f} x cp -r = {m / cps:.2f} x (cp -r && sync)")
-    append("pad", ["date", "model", "bytes", "command", "layout", "cache", "seconds", "gb_per_s", "cpu_seconds", "peak_rss_mib"], rows)
+            turns.step("cp -r", ["cp", "-r", a.model, out], out)
+            turns.step("fitq pad", [FITQ, "pad", a.model, "-o", out, "--layout", layout] + a.args.split(), out, layout)
+        turns.step("cp -r+sync", ["sh", "-c", 'cp -r "$0" "$1" && sync', a.model, out], out)
+    turns.end("pad")
+
+
+def shard(a):
+    """For each number of ranks: cut, and put together again."""
+    out, ranks, turns = a.model.rstrip("/") + ".bench-out", a.model.rstrip("/") + ".bench-ranks", Turns(a)
+    for _ in range(a.rounds):
+        turns.step("cp -r", ["cp", "-r", a.model, out], out)
+        for tp in a.tp.split(","):
+            turns.step("fitq shard", [FITQ, "shard", a.model, "-o", ranks, "--tp", tp] + a.args.split(), None, tp)
+            turns.step("fitq unshard", [FITQ, "unshard", ranks, "-o", out], out, tp, ranks)
+            shutil.rmtree(ranks)
+        turns.step("cp -r+sync", ["sh", "-c", 'cp -r "$0" "$1" && sync', a.model, out], out)
+    turns.end("shard")
 
 
 def plan(a):
@@ -125,13 +149,20 @@ def main():
     q.add_argument("--args", default="--tp 8", help="what to fit")
     q.add_argument("--cold", action="store_true")
     q.add_argument("--keep-going", action="store_true")
+    q = sub.add_parser("shard")
+    q.add_argument("--model", required=True)
+    q.add_argument("--tp", default="2,8")
+    q.add_argument("--rounds", type=int, default=2)
+    q.add_argument("--args", default="", help="e.g. --expert-parallel")
+    q.add_argument("--cold", action="store_true")
+    q.add_argument("--keep-going", action="store_true")
     q = sub.add_parser("plan")
     q.add_argument("configs")
     q.add_argument("--rounds", type=int, default=5)
     q = sub.add_parser("bomb")
     q.add_argument("files", nargs="+")
     a = p.parse_args()
-    sys.exit({"pad": pad, "plan": plan, "bomb": bomb}[a.what](a))
+    sys.exit({"pad": pad, "shard": shard, "plan": plan, "bomb": bomb}[a.what](a))
 
 
 main()

@@ -49,7 +49,7 @@ static void print_text(const arg_values *a, const fq_shard_report *r)
     printf(" a rank\n");
     if (r->kv_copies > 1) printf("  every KV head is on %" PRId64 " ranks\n", r->kv_copies);
     if (r->vocab_rows_least != r->vocab_rows_most)
-        printf("  vocabulary: %" PRId64 " rows a rank, on the last %" PRId64 "%s\n", r->vocab_rows_most, r->vocab_rows_least, a->rank_names ? " and zeros behind them" : "");
+        printf("  vocabulary: %" PRId64 " to %" PRId64 " rows a rank%s\n", r->vocab_rows_least, r->vocab_rows_most, a->rank_names ? ", zeros behind the last one's" : "");
     if (a->dry_run) printf("  peak memory: about %s\n", out_bytes(w->peak_memory_bytes).s);
 }
 

@@ -334,6 +334,22 @@ def each_quantized(rng, work):
     return cut_n, n
 
 
+def each_many(rng, work):
+    """More ranks than files that grow side by side, and rows of the vocabulary that do not divide."""
+    cases = ((17, 'awq', 'qwen3', False), (32, 'gptq', 'qwen2', False), (64, 'ct', 'llama', False), (3, 'gptq', 'qwen3_moe', True))
+    source, out = os.path.join(work, 'source'), os.path.join(work, 'out')
+    for tp, form, kind, whole_experts in cases:
+        random_quantized.make(source, rng, form, kind, head_dim=32, width=16 * tp, heads=tp * 2, kv=tp, vocab=64 * tp + 1)
+        model = Model(source)
+        status, text = fitq('shard', source, '-o', out, '--tp', str(tp), *(['--expert-parallel'] if whole_experts else []))
+        need(status == 0, f'{form}, tp {tp}: exit {status}: {text}')
+        check_ranks(model, out, tp, whole_experts)
+        check_back(model, source, out, work)
+        shutil.rmtree(source)
+        shutil.rmtree(out)
+    return len(cases)
+
+
 # ---- engines' names ---------------------------------------------------------------------------------------------------
 
 
@@ -520,6 +536,7 @@ def main():
         try:
             print('families: %d of %d requests cut, the rest refused' % each_model(rng, work))
             print('quantized: %d of %d requests cut, the rest refused' % each_quantized(rng, work))
+            print(f'many ranks: {each_many(rng, work)} checkpoints')
             print(f'engines\' names: {each_engine(rng, work)} checkpoints')
             print(f'damage: {check_damage(rng, work)} kinds')
         except Failed as e:
