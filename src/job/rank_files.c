@@ -115,8 +115,17 @@ static bool fill(json_t *o, const fqi_rank_files *f)
            fqi_record_put(o, "source_files", print_names(f->source_file, f->n_source_file)) && fqi_record_put(o, "cuts", print_cuts(f)) && fqi_record_put(o, "tensors", print_tensors(f));
 }
 
-fq_status fqi_rank_files_print(const fqi_rank_files *f, char **out, size_t *n, fq_err *e)
+static int by_place(const void *a, const void *b)
 {
+    const fqi_rank_tensor *x = a, *y = b;
+    if (x->file != y->file) return x->file < y->file ? -1 : 1;
+    if (x->off != y->off) return x->off < y->off ? -1 : 1;
+    return strcmp(x->name, y->name);   /* some are of no bytes */
+}
+
+fq_status fqi_rank_files_print(fqi_rank_files *f, char **out, size_t *n, fq_err *e)
+{
+    qsort(f->tensor, f->n_tensor, sizeof *f->tensor, by_place);
     json_t *o = json_object();
     fqi_str text = { 0 };
     fq_status s = fill(o, f) ? fqi_record_seal(o, FQI_RANKS_FILE, e) : fqi_fail_nomem(e, FQI_RANKS_FILE);

@@ -8,7 +8,7 @@
  *       "record_xxh3": "of all of the above" }
  *
  * A cut says for each rank [first, number] of the dimension's entries (of each half where "parts" is 2), or null where the rank does not have the tensor;
- * dim -1: ranks that have it have all of it. A tensor without "cut" is in the files of "rest". Where a rank stores it in another tensor, "in" is that one's
+ * dim -1: ranks that have it have all of it. Tensors stand in the order of their data in the source's files. A tensor without "cut" is in the files of "rest". Where a rank stores it in another tensor, "in" is that one's
  * name and "at" [dimension, first entry]. "file": of the source; "xxh3": XXH3-128 of the whole tensor. */
 #ifndef FITQ_JOB_RANK_FILES_H
 #define FITQ_JOB_RANK_FILES_H
@@ -21,6 +21,7 @@ typedef struct fqi_rank_tensor {
     uint8_t rank;
     int64_t shape[FQ_MAX_RANK];
     uint32_t file;               /* of source_file */
+    uint64_t off;                /* in it, when writing: tensors stand in the record as they lay, and are put together in that order */
     const fqi_rank_cut *cut;     /* NULL: in rest */
     const char *in;              /* where ranks have it; its own name if nothing else is said */
     int at_dim; int64_t at;      /* from this entry of that dimension on; at_dim -1: from the first */
@@ -38,8 +39,8 @@ typedef struct fqi_rank_files {
     fqi_arena arena;
 } fqi_rank_files;
 
-/* Caller frees *out. */
-fq_status fqi_rank_files_print(const fqi_rank_files *f, char **out, size_t *n, fq_err *e);
+/* Caller frees *out. Puts f->tensor in order of file and place. */
+fq_status fqi_rank_files_print(fqi_rank_files *f, char **out, size_t *n, fq_err *e);
 /* DIR/fitq-ranks.json. Everything in it is checked, but not against the files: FQ_E_INPUT "fitq-ranks". Zero-initialised or not, *out is filled on success only. */
 fq_status fqi_rank_files_load(const char *dir, fqi_rank_files *out, fq_err *e);
 void fqi_rank_files_free(fqi_rank_files *f);

@@ -85,7 +85,7 @@ static fq_status record_set(fqi_shard_job *j, const fqi_shard_set *s, fq_err *e)
         const fqi_rank_cut *c = s->rest ? NULL : j->cuts.of[s->member[m]];
         if (t->stride || t->byteswap) return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(path, fqi_escape(shown, t->name)), "tensor-order", "found entries in another order than row after row, expected safetensors or a tensor that was made contiguous");
         if (c && c->dim >= 0 && fq_dtype_bits((fq_dtype)t->dtype) % 8 != 0) return fqi_fail(e, FQ_E_INPUT, FQI_TENSOR(path, fqi_escape(shown, t->name)), "dtype", "found %s, expected whole bytes per entry in a tensor that is cut", fq_dtype_name((fq_dtype)t->dtype));
-        *r = (fqi_rank_tensor){ .name = t->name, .dtype = (fq_dtype)t->dtype, .rank = t->rank, .file = t->shard, .cut = c, .in = s->name, .at_dim = -1 };
+        *r = (fqi_rank_tensor){ .name = t->name, .dtype = (fq_dtype)t->dtype, .rank = t->rank, .file = t->shard, .off = t->off, .cut = c, .in = s->name, .at_dim = -1 };
         memcpy(r->shape, t->shape, t->rank * sizeof r->shape[0]);
         if (s->n_member > 1 && s->dim >= 0) {
             r->at_dim = s->dim;

@@ -164,13 +164,23 @@ static fq_status describe(void *user, size_t item, fqi_boxed *out, fq_err *e)
 
 /* ---- the table ---- */
 
-/* In a file the order of the reference writer, as pad writes and unpad restores it. */
+static bool is_safetensors(const char *name)
+{
+    static const char suffix[] = ".safetensors";
+    const size_t n = strlen(name), m = strlen(suffix);
+    return n > m && strcmp(name + n - m, suffix) == 0;
+}
+
+/* File after file; in each the order of the record, which is that of the source's data: it has the same bytes then. Of torch files, whose tensors have gaps
+ * between them, the order of the reference writer, in which all stand at a multiple of their entries. */
 static int by_file(const void *a, const void *b, void *files)
 {
-    const fqi_rank_tensor *t = ((const fqi_rank_files *)files)->tensor, *x = &t[*(const uint32_t *)a], *y = &t[*(const uint32_t *)b];
+    const fqi_rank_files *f = files;
+    const uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
+    const fqi_rank_tensor *x = &f->tensor[i], *y = &f->tensor[k];
     if (x->file != y->file) return x->file < y->file ? -1 : 1;
-    if (x->dtype != y->dtype) return x->dtype > y->dtype ? -1 : 1;
-    return strcmp(x->name, y->name);
+    if (!is_safetensors(f->source_file[x->file]) && x->dtype != y->dtype) return x->dtype > y->dtype ? -1 : 1;
+    return i < k ? -1 : i > k;
 }
 
 /* Everything that can be refused, before anything is written. */
@@ -189,12 +199,9 @@ static fq_status check_tensors(unshard_job *j, fq_err *e)
 /* Source files that are no safetensors (torch) are written as safetensors. */
 static fq_status file_names(unshard_job *j, const char **name, fq_err *e)
 {
-    static const char suffix[] = ".safetensors";
     for (size_t i = 0; i < j->files.n_source_file; i++) {
         const char *old = j->files.source_file[i], *dot = strrchr(old, '.');
-        const size_t n = strlen(old);
-        const bool st = n > strlen(suffix) && strcmp(old + n - strlen(suffix), suffix) == 0;
-        name[i] = st ? old : fqi_arena_printf(&j->files.arena, "%.*s%s", dot ? (int)(dot - old) : (int)n, old, suffix);
+        name[i] = is_safetensors(old) ? old : fqi_arena_printf(&j->files.arena, "%.*s.safetensors", dot ? (int)(dot - old) : (int)strlen(old), old);
         if (!name[i]) return fqi_fail_nomem(e, "list of files");
         for (size_t k = 0; k < i; k++)
             if (strcmp(name[i], name[k]) == 0) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "fitq-ranks", "found two source files of one name, expected different ones");

@@ -244,6 +244,13 @@ def check_ranks(model, folder, tp, whole_experts):
         need(n == len(files), f'rank {rank}: {len(files)} tensors, expected {n}')
 
 
+def data_of(path):
+    """What stands behind the header."""
+    with open(path, 'rb') as f:
+        n = int.from_bytes(f.read(8), 'little')
+        return f.read()[n:]
+
+
 def check_back(model, source, folder, work):
     back = os.path.join(work, 'back')
     status, text = fitq('unshard', folder, '-o', back)
@@ -255,6 +262,8 @@ def check_back(model, source, folder, work):
     names = sorted(n for n in os.listdir(source))
     need(sorted(os.listdir(back)) == names, f'unshard: {sorted(os.listdir(back))}, expected {names}')
     for name in names:
+        if name.endswith('.safetensors'):
+            need(data_of(os.path.join(back, name)) == data_of(os.path.join(source, name)), f'unshard: {name} has its tensors in another order')
         if name.endswith('.safetensors') or name.endswith('index.json'):
             continue
         with open(os.path.join(source, name), 'rb') as a, open(os.path.join(back, name), 'rb') as b:

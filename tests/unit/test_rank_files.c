@@ -26,7 +26,7 @@ static char *sample(void)
         { .name = "z", .dtype = FQ_DTYPE_F32, .rank = 0, .cut = &one, .in = "z", .at_dim = -1, .hash = { UINT64_MAX, 0 } },
         { .name = "rest", .dtype = FQ_DTYPE_U8, .rank = 5, .shape = { 1, 2, 3, 4, 5 }, .in = "rest", .at_dim = -1 },
     };
-    const fqi_rank_files f = { .tp = 2, .expert_parallel = true, .engine_names = true, .file = file, .n_file = 4, .first = first, .source_file = source, .n_source_file = 2,
+    fqi_rank_files f = { .tp = 2, .expert_parallel = true, .engine_names = true, .file = file, .n_file = 4, .first = first, .source_file = source, .n_source_file = 2,
                                .cut = cuts, .n_cut = 2, .tensor = t, .n_tensor = 3 };
     char *text;
     fq_err e;
