@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #define SCRATCH ((size_t)2 << 20)
+#define BULK ((size_t)64 << 10)   /* of one run from which on it is read past the page cache where that does not have it, as pad reads */
 #define STRIP 2048        /* bytes from which on a strip is read by itself: a call costs about as much as copying that many through scratch */
 #define MAX_OPEN 256
 
@@ -63,7 +64,7 @@ fq_status fqi_boxes_open(fqi_boxes *b, fq_err *e)
     const size_t n = b->ckpt->n_shard;
     b->file = fqi_calloc(n + 1, sizeof *b->file);
     b->is_open = fqi_calloc(n + 1, sizeof *b->is_open);
-    b->scratch = fqi_calloc(1, SCRATCH);
+    b->scratch = aligned_alloc(FQI_IO_ALIGN, SCRATCH + 2 * FQI_IO_ALIGN);
     if (b->hashes) b->hash = fqi_calloc(b->ckpt->n_tensor + 1, sizeof *b->hash);
     return b->file && b->is_open && b->scratch && (b->hash || !b->hashes) ? FQ_OK : fqi_fail_nomem(e, "I/O buffers");
 }
@@ -95,7 +96,7 @@ static fq_status file_of(fqi_boxes *b, const fqi_tensor *t, fqi_file **out, fq_e
     *out = &b->file[t->shard];
     if (b->is_open[t->shard]) return FQ_OK;
     if (b->n_open == MAX_OPEN) close_files(b);
-    FQI_TRY(fqi_ckpt_open_shard(b->ckpt, t->shard, FQ_IO_BUFFERED, *out, e));
+    FQI_TRY(fqi_ckpt_open_shard(b->ckpt, t->shard, b->io, *out, e));
     b->is_open[t->shard] = true;
     b->n_open++;
     return FQ_OK;
@@ -196,17 +197,29 @@ static fq_status put(fqi_boxes *b, const window *w, const fqi_box *box, uint64_t
     return FQ_OK;
 }
 
+/* n <= SCRATCH bytes of a source from `src` on; *data is in the scratch. */
+static fq_status read_run(fqi_boxes *b, const fqi_file *f, const fqi_tensor *t, uint64_t src, size_t n, unsigned char **data, fq_err *e)
+{
+    *data = b->scratch;
+    if (n >= BULK) FQI_TRY(fqi_file_read_bulk(f, b->scratch, n, t->off + src, data, e));
+    else FQI_TRY(fqi_file_read(f, b->scratch, n, t->off + src, e));
+    return track(b, t, src, *data, n, e);
+}
+
 /* One run of bytes: row i from `skip` on. */
 static fq_status one_run(fqi_boxes *b, const window *w, const rows *r, const fqi_file *f, uint64_t i, uint64_t skip, uint64_t n, fq_err *e)
 {
     uint64_t src = src_at(r, i) + skip, at = to_at(r, i) + skip - w->off;
     const fqi_tensor *t = r->box->src;
+    if (n < BULK && !r->box->same) {
+        FQI_TRY(fqi_file_read(f, w->to + at, (size_t)n, t->off + src, e));
+        return track(b, t, src, w->to + at, (size_t)n, e);
+    }
     while (n > 0) {
-        const size_t step = r->box->same && n > SCRATCH ? SCRATCH : (size_t)n;
-        unsigned char *into = r->box->same ? b->scratch : w->to + at;
-        FQI_TRY(fqi_file_read(f, into, step, t->off + src, e));
-        FQI_TRY(track(b, t, src, into, step, e));
-        if (r->box->same) FQI_TRY(put(b, w, r->box, at, into, step, e));
+        const size_t step = n > SCRATCH ? SCRATCH : (size_t)n;
+        unsigned char *data;
+        FQI_TRY(read_run(b, f, t, src, step, &data, e));
+        FQI_TRY(put(b, w, r->box, at, data, step, e));
         src += step;
         at += step;
         n -= step;
@@ -214,14 +227,18 @@ static fq_status one_run(fqi_boxes *b, const window *w, const rows *r, const fqi
     return FQ_OK;
 }
 
-/* Whole rows [i, end) of a few bytes each, with what stands between them. *next: where it stopped. */
-static fq_status short_rows(fqi_boxes *b, const window *w, const rows *r, const fqi_file *f, uint64_t i, uint64_t end, uint64_t *next, fq_err *e)
+/* Do the rows follow one another in the source, as those of a tensor that is taken whole do? */
+static bool adjacent(const rows *r) { return r->src_inner == r->bytes && (r->outer == 1 || r->src_outer == r->inner * r->bytes); }
+
+/* Whole rows [i, end), with what stands between them if that is little. *next: where it stopped. */
+static fq_status several_rows(fqi_boxes *b, const window *w, const rows *r, const fqi_file *f, uint64_t i, uint64_t end, uint64_t *next, fq_err *e)
 {
     const uint64_t first = src_at(r, i);
     uint64_t last = i;
     while (last + 1 < end && src_at(r, last + 1) + r->bytes - first <= SCRATCH) last++;
-    FQI_TRY(fqi_file_read(f, b->scratch, (size_t)(src_at(r, last) + r->bytes - first), r->box->src->off + first, e));
-    for (uint64_t k = i; k <= last; k++) FQI_TRY(put(b, w, r->box, to_at(r, k) - w->off, b->scratch + (src_at(r, k) - first), (size_t)r->bytes, e));
+    unsigned char *data;
+    FQI_TRY(read_run(b, f, r->box->src, first, (size_t)(src_at(r, last) + r->bytes - first), &data, e));
+    for (uint64_t k = i; k <= last; k++) FQI_TRY(put(b, w, r->box, to_at(r, k) - w->off, data + (src_at(r, k) - first), (size_t)r->bytes, e));
     *next = last + 1;
     return FQ_OK;
 }
@@ -249,13 +266,14 @@ static fq_status fill_box(fqi_boxes *b, const window *w, const fqi_box *box, fq_
     FQI_TRY(file_of(b, box->src, &f, e));
     end = first_row(&r, stop - 1) + 1;   /* the row that the last byte is in, or the one behind it */
     while (end > i && (end > n || to_at(&r, end - 1) >= stop)) end--;
-    if (end - i > 1) fqi_file_expect(f, box->src->off + src_at(&r, i), src_at(&r, end - 1) + r.bytes - src_at(&r, i));
+    const bool several = r.bytes < STRIP || (adjacent(&r) && r.bytes <= SCRATCH);
+    if (end - i > 1 && !several) fqi_file_expect(f, box->src->off + src_at(&r, i), src_at(&r, end - 1) + r.bytes - src_at(&r, i));
     while (i < end) {
         const uint64_t at = to_at(&r, i), skip = at < w->off ? w->off - at : 0, left = r.bytes - skip, room = stop - at - skip;
         const bool whole = skip == 0 && left <= room;
-        if (whole && r.bytes < STRIP) {
+        if (whole && several) {
             uint64_t last = to_at(&r, end - 1) + r.bytes <= stop ? end : end - 1;
-            FQI_TRY(short_rows(b, w, &r, f, i, last, &i, e));
+            FQI_TRY(several_rows(b, w, &r, f, i, last, &i, e));
             continue;
         }
         FQI_TRY(one_run(b, w, &r, f, i, skip, left < room ? left : room, e));

@@ -7,8 +7,8 @@
  * tensors are several boxes behind each other. Bytes are moved and nothing is computed. Boxes that say `same` are not moved but compared with what
  * other boxes have put there: copies that must not differ.
  *
- * Where a box has whole rows it is read in one go. Strips of rows are read one by one, after the system was told of the whole range, since the other
- * ranks want the rest of it next. Sources are read through the page cache for the same reason. One thread at a time. */
+ * Where rows follow one another in the source they are read in one go, past the page cache where that does not have them. Strips of rows are read one by
+ * one through the page cache, after the system was told of the whole range, since the other ranks want the rest of it next. One thread at a time. */
 #ifndef FITQ_JOB_BOXES_H
 #define FITQ_JOB_BOXES_H
 
@@ -37,6 +37,7 @@ typedef struct fqi_boxes {
     /* Says what tensor i is; what *out points to lives until the next call. Asked when a tensor begins. */
     fq_status (*describe)(void *user, size_t i, fqi_boxed *out, fq_err *e);
     void *user;
+    fq_io io;
     bool hashes;                 /* of every source tensor is wanted: fqi_boxes_hash */
     struct { fq_status code; const char *rule, *says; } differs;   /* of boxes that compare */
     /* private */
@@ -54,7 +55,7 @@ static inline void fqi_box_lengths(const int64_t *shape, int rank, int64_t out[3
 /* All of x and nothing else: one row of bytes, whatever its dimensions and entries. Sets out's shape and entries, not its list of boxes. */
 fqi_box fqi_box_whole(const fqi_tensor *x, bool same, fqi_boxed *out);
 
-/* ckpt, describe, user, hashes and differs are set by the caller; freed by the caller also on failure. */
+/* ckpt, describe, user, io, hashes and differs are set by the caller; freed by the caller also on failure. */
 fq_status fqi_boxes_open(fqi_boxes *b, fq_err *e);
 void fqi_boxes_close(fqi_boxes *b);   /* zeroed is fine */
 uint64_t fqi_boxes_bytes(const fqi_boxes *b);

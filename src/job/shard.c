@@ -116,7 +116,7 @@ static fq_status run_job(fqi_shard_job *j, fq_shard_report *out, fq_err *e)
         .config = j->ckpt->config.text, .n_config = j->ckpt->config.n_text, .key = key, .n_key = sizeof key / sizeof key[0], .extra = extra,
         .n_extra = j->prov ? j->order ? 2 : 1 : 0, .leave = leave, .n_leave = 1, .files = write_record, .made = fill, .user = j,
     };
-    j->boxes = (fqi_boxes){ .ckpt = j->ckpt, .describe = fqi_shard_describe, .user = j, .hashes = true,
+    j->boxes = (fqi_boxes){ .ckpt = j->ckpt, .describe = fqi_shard_describe, .user = j, .io = j->run->io, .hashes = true,
                             .differs = { FQ_E_INPUT, "engine-order", "found another g_idx than that of the layer which engines fuse with this one, expected the same: engines keep one" } };
     if (j->o->dry_run) {
         FQI_TRY(fqi_write_estimate(&w, &result, e));

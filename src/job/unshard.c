@@ -280,7 +280,7 @@ static fq_status prepare(unshard_job *j, fq_err *e)
     FQI_TRY(fqi_outdir_keep(j->o->source, FQI_ORDER_FILE, &j->order, &j->n_order, e));
     if (!j->config) return fqi_fail(e, FQ_E_INPUT, FQI_FILE(j->o->source), "config-missing", "found no config.json beside the ranks' files, expected the one that fitq shard copied");
     FQI_TRY(make_table(j, e));
-    j->boxes = (fqi_boxes){ .ckpt = j->ckpt, .describe = describe, .user = j,
+    j->boxes = (fqi_boxes){ .ckpt = j->ckpt, .describe = describe, .user = j, .io = j->run->io,
                             .differs = { FQ_E_DIFFERS, "rank-copies", "found other bytes than another rank has of the same part, expected copies" } };
     return fqi_boxes_open(&j->boxes, e);
 }
