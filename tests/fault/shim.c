@@ -162,6 +162,14 @@ static char *save_old(int fd, uint64_t off, uint64_t len, uint64_t *n_old)
     return old;
 }
 
+/* What was written is on the disk, or gone: what stood there before is not wanted any more. A run that ends before the call at which power was to be
+ * cut would report it as a leak of the program. */
+static void forget(node *d)
+{
+    for (size_t i = 0; i < d->n; i++) free(d->r[i].old);
+    d->n = 0;
+}
+
 /* Takes `old` over. */
 static void note_write(int fd, uint64_t off, uint64_t len, char *old, uint64_t n_old)
 {
@@ -182,8 +190,12 @@ static void note_write(int fd, uint64_t off, uint64_t len, char *old, uint64_t n
                 d->cap = cap;
             }
         }
-        if (d->n < d->cap) d->r[d->n++] = (range){ off, len, n_old, old };
+        if (d->n < d->cap) {
+            d->r[d->n++] = (range){ off, len, n_old, old };
+            old = NULL;
+        }
     }
+    free(old);   /* of a file that is not followed */
     pthread_mutex_unlock(&node_lock);
     inside = false;
 }
@@ -195,7 +207,7 @@ static void note_sync(int fd)
     pthread_mutex_lock(&node_lock);
     node *d = node_of(fd);
     if (d) {
-        d->n = 0;
+        forget(d);
         d->dirty = false;
         d->synced_once = true;
     }
